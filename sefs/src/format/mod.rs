@@ -1,0 +1,1 @@
+//! Bytes to values and back: total functions, no I/O, no cryptography beyond digests.

@@ -1,0 +1,24 @@
+//! An encrypted, integrity-protected filesystem for library OSes in trusted execution environments.
+//!
+//! ```text
+//! vfs ─► store (layers, log, commit, checkpoint, recovery)
+//!          ├─► merge ─► tree ─► cache
+//!          ├─► alloc
+//!          ├─► sealer (keys, epochs, nonces)
+//!          ├─► anchor (trusted)
+//!          └─► backend (untrusted)
+//! all of them ─► format (bytes ↔ values) ─► types, error, suite
+//! ```
+//! A room names only the rooms below it.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
+
+pub mod backend;
+pub mod error;
+pub mod format;
+pub mod suite;
+pub mod types;
