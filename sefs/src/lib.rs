@@ -18,7 +18,11 @@ extern crate alloc;
 extern crate std;
 
 pub mod backend;
+mod cache;
 pub mod error;
 pub mod format;
+mod merge;
+mod node;
 pub mod suite;
+mod tree;
 pub mod types;
