@@ -18,7 +18,9 @@ extern crate alloc;
 extern crate std;
 
 pub mod backend;
+pub mod env;
 pub mod error;
 pub mod format;
 pub mod suite;
 pub mod types;
+pub mod vfs;
