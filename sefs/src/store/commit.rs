@@ -146,7 +146,7 @@ impl Store {
     pub(super) fn digest_at(&self, slot_salt: &[u8; 32], lsn: Lsn, tag: &Tag) -> [u8; 32] {
         let header = &self.header;
         state_digest(
-            self.sealer.suite(),
+            &**self.sealer.suite(),
             &header.volume_id,
             header.key_generation,
             &self.header_digest,
@@ -175,11 +175,11 @@ impl Store {
             let unlogged = layers.unlogged.record_bytes();
             (unlogged, layers.unlogged.pages(), layers.active.record_bytes(), layers.active.len(), layers.ranges.len())
         };
-        if unlogged > self.limits.unlogged_bytes || pages > self.limits.unlogged_pages {
+        if self.sealer.exhausted() || unlogged > self.limits.unlogged_bytes || pages > self.limits.unlogged_pages {
             self.cut_group()?;
         }
         let ring_full = self.log.lock().used_blocks() > self.ring.blocks / 4 * 3;
-        if unmerged > self.limits.unmerged_bytes || ring_full || self.merge_needs(entries) > self.alloc.free_quads() / 2 {
+        if unmerged > self.limits.unmerged_bytes || ring_full || self.merge_needs(entries) > self.alloc.counts().free_quads / 2 {
             self.checkpoint()?;
         }
         if ranges > self.limits.ranges {

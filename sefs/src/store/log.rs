@@ -14,10 +14,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::allocator::Extent;
-use crate::backend::{HostBuf, Io};
-use crate::error::{Posix, Result};
+use crate::backend::Io;
+use crate::error::{Corrupt, Error, Posix, Result};
 use crate::format::{BlockLoc, BlockState, GroupBody, GroupPrefix, Key, LogRecord, Patch};
-use crate::sealer::OpenFailure;
+use crate::sealer::{GroupPlace, OpenFailure};
 use crate::store::layer::{Entry, Layer, Page};
 use crate::store::Store;
 use crate::suite::Tag;
@@ -74,6 +74,7 @@ impl Store {
     /// Puts all operations so far into a group and writes it, unflushed. Does nothing if there are none.
     pub(super) fn cut(&self, log: &mut Log) -> Result<()> {
         self.check_latch()?;
+        self.renew_epoch(log)?;
         let Some(cut) = self.take_unlogged() else { return Ok(()) };
         let result = self.write_group(log, &cut);
         // After a failure the layer stays where readers find it; the volume is latched and nothing more is logged.
@@ -93,9 +94,6 @@ impl Store {
     }
 
     fn write_group(&self, log: &mut Log, cut: &Cut) -> Result<()> {
-        if self.sealer.exhausted() {
-            self.write_new_epoch(log, cut)?;
-        }
         let waiting = waiting_pages(&cut.layer);
         let in_ring = waiting.len() <= MAX_RING_PAGES;
         let mut sealed = SealedPages::default();
@@ -107,18 +105,28 @@ impl Store {
         log.sequence = cut.sequence;
         let data_at = log.next.0 - sealed.ring_addresses.len() as u64;
         debug_assert!(data_at > place.0);
-        self.publish_group(cut, sealed, Lsn(data_at));
-        Ok(())
+        self.publish_group(cut, sealed, Lsn(data_at))
     }
 
-    /// A group that only says which epoch's keys come next: the secret is in the log before anything is sealed with it.
-    fn write_new_epoch(&self, log: &mut Log, cut: &Cut) -> Result<()> {
-        let (id, record) = self.sealer.prepare_epoch()?;
-        let body = self.group_body(log, &Cut { layer: Arc::new(Layer::default()), ..*cut }, &SealedPages::default(), {
-            alloc::vec![record]
-        });
-        self.append(log, &body, &[])?;
-        self.sealer.use_epoch(id);
+    /// When the epoch's nonces run low: a group, under the old keys, that names the next epoch. What the new keys seal is
+    /// named by later groups only, so whoever finds it finds the secret first.
+    fn renew_epoch(&self, log: &mut Log) -> Result<()> {
+        if !self.sealer.exhausted() {
+            return Ok(());
+        }
+        let id = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
+        let record = self.sealer.new_epoch_record(id).ok_or(Error::Corrupt(Corrupt::UnknownEpoch(id)))?;
+        let nothing = {
+            let layers = self.layers.read();
+            Cut {
+                layer: Arc::new(Layer::default()),
+                sequence: log.sequence,
+                inodes: layers.inodes_logged,
+                next_id: layers.peek_id(),
+            }
+        };
+        let body = self.group_body(log, &nothing, &SealedPages::default(), alloc::vec![record]);
+        self.append(log, &body, &[]).map_err(|failure| self.latch(failure))?;
         log.epoch = id;
         Ok(())
     }
@@ -147,32 +155,35 @@ impl Store {
     /// Seals a group and writes it at the log's end.
     fn append(&self, log: &mut Log, body: &GroupBody, data: &[u8]) -> Result<()> {
         let bytes = body.encode();
-        let data_blocks = body.data_addresses.len();
-        let (records, tag) = self.sealer.seal_group(log.next, &log.previous_tag, log.epoch, data_blocks, &bytes)?;
-        let blocks = (records.len() / BLOCK_SIZE + data_blocks) as u64;
+        let data_blocks = u32::try_from(body.data_addresses.len()).map_err(|_| Posix::NoSpace)?;
+        let place =
+            GroupPlace { lsn: log.next, previous_tag: log.previous_tag, epoch: log.epoch, data_blocks };
+        let sealed = self.sealer.seal_group(&place, &bytes)?;
+        let blocks = (sealed.bytes.len() / BLOCK_SIZE) as u64 + u64::from(data_blocks);
         if log.used_blocks() + blocks > self.ring.blocks {
             return Err(Posix::NoSpace.into());
         }
         let mut batch = Vec::with_capacity(2);
         for piece in ring_pieces(&self.ring, log.next, blocks) {
             let mut buf = self.backend.buffer(piece.bytes());
-            piece.fill(buf.bytes_mut(), &records, data);
+            piece.fill(buf.bytes_mut(), &sealed.bytes, data);
             batch.push(Io::Write { offset_bytes: piece.addr.0 * BLOCK_SIZE_U64, buf });
         }
         self.submit(batch)?;
         log.next = Lsn(log.next.0 + blocks);
-        log.previous_tag = tag;
+        log.previous_tag = sealed.prefix.tag;
         Ok(())
     }
 
     /// The group's operations become part of the logged layer.
-    fn publish_group(&self, cut: &Cut, mut sealed: SealedPages, data_at: Lsn) {
+    fn publish_group(&self, cut: &Cut, mut sealed: SealedPages, data_at: Lsn) -> Result<()> {
         let mut released = Vec::new();
         {
             let mut layers = self.layers.write();
             let layers = &mut *layers;
             layers.active.absorb(&cut.layer, &mut sealed.patches, &mut |loc| released.push(loc));
             layers.sealing = None;
+            layers.inodes_logged = cut.inodes;
             for (index, addr) in (0u64..).zip(&sealed.ring_addresses) {
                 layers.ring_active.insert(*addr, Lsn(data_at.0 + index));
             }
@@ -180,10 +191,8 @@ impl Store {
                 layers.ring_active.remove(&loc.addr);
             }
             // Under the same lock, so that a freeze takes the layer and its addresses together.
-            self.alloc.log_held(&sealed.named);
-            for loc in &released {
-                self.alloc.release(Extent { addr: loc.addr, blocks: 1 });
-            }
+            sealed.named.iter().try_for_each(|extent| self.alloc.name(*extent))?;
+            released.iter().try_for_each(|loc| self.alloc.release(Extent { addr: loc.addr, blocks: 1 }))
         }
     }
 
@@ -197,7 +206,7 @@ impl Store {
                 let count = usize::try_from(extent.blocks).map_or(pages.len(), |blocks| blocks.min(pages.len()));
                 let (here, next) = pages.split_at(count);
                 let mut buf = self.backend.buffer(count * BLOCK_SIZE);
-                self.seal_extent(here, extent, &mut buf, sealed)?;
+                self.seal_extent(here, extent, buf.bytes_mut(), sealed)?;
                 if in_ring {
                     sealed.ring_data.extend_from_slice(buf.bytes());
                     sealed.ring_addresses.extend((0..count as u64).map(|index| BlockAddr(extent.addr.0 + index)));
@@ -219,7 +228,7 @@ impl Store {
         &self,
         pages: &[Waiting],
         extent: Extent,
-        buf: &mut HostBuf,
+        out: &mut [u8],
         sealed: &mut SealedPages,
     ) -> Result<()> {
         let mut at = 0;
@@ -233,8 +242,7 @@ impl Store {
             pages[at..end].iter().for_each(|waiting| plain.extend_from_slice(&waiting.page));
             let block = first.key.offset * CHUNK_BLOCKS + u64::from(first.block);
             let here = Extent { addr: BlockAddr(extent.addr.0 + at as u64), blocks: (end - at) as u64 };
-            let out = &mut buf.bytes_mut()[at * BLOCK_SIZE..end * BLOCK_SIZE];
-            let locs = self.seal_run(block, here, &plain, out)?;
+            let locs = self.seal_run(block, here, &plain, &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE])?;
             let patch = sealed.patches.entry(first.key).or_default();
             for (block, loc) in locs {
                 patch.set((block % CHUNK_BLOCKS) as u8, BlockState::Data(loc), &mut |_| {});
@@ -246,8 +254,9 @@ impl Store {
 
     /// Gives back blocks that were superseded before a group named them.
     pub(super) fn release_unnamed(&self, locs: &[BlockLoc]) {
-        let extents: Vec<Extent> = locs.iter().map(|loc| Extent { addr: loc.addr, blocks: 1 }).collect();
-        self.alloc.release_held(&extents);
+        for loc in locs {
+            self.give_back(Extent { addr: loc.addr, blocks: 1 });
+        }
     }
 
     /// Where in the ring a block stands whose home was not written yet.
@@ -264,7 +273,8 @@ impl Store {
 
     /// Opens a data block that stands in memory.
     pub(super) fn verify_block(&self, loc: &BlockLoc, sealed: &[u8]) -> core::result::Result<(), OpenFailure> {
-        let mut block = sealed.to_vec();
+        let mut block = alloc::boxed::Box::new([0u8; BLOCK_SIZE]);
+        block.copy_from_slice(sealed);
         self.sealer.open_data(loc, &mut block)
     }
 }
@@ -375,9 +385,8 @@ fn ring_pieces(ring: &Ring, lsn: Lsn, blocks: u64) -> impl Iterator<Item = RingP
 
 /// The length of a group in ring blocks, from its prefix; nothing that could not fit the ring.
 pub(super) fn group_blocks(ring: &Ring, prefix: &GroupPrefix) -> Option<(u64, u64)> {
-    let head = (u64::from(prefix.sealed_len) + crate::format::GROUP_PREFIX_LEN as u64).div_ceil(BLOCK_SIZE_U64);
-    let blocks = head.checked_add(u64::from(prefix.data_blocks))?;
-    (blocks <= ring.blocks).then_some((head, blocks))
+    let blocks = prefix.total_blocks();
+    (blocks <= ring.blocks).then_some((prefix.record_blocks(), blocks))
 }
 
 #[cfg(test)]

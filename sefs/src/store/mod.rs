@@ -185,7 +185,12 @@ impl Store {
     }
 
     pub(crate) fn suite(&self) -> &dyn Suite {
-        self.sealer.suite()
+        &**self.sealer.suite()
+    }
+
+    fn epoch_count(&self) -> u32 {
+        // The table holds at most 4,096.
+        u32::try_from(self.sealer.epochs().len()).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn read_only(&self) -> bool {
@@ -235,7 +240,7 @@ impl Store {
         if *starting {
             return Ok(());
         }
-        let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure))?;
+        let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
         self.log.lock().epoch = epoch;
         self.checkpoint_for(Occasion::EpochStart)?;
         self.checkpoint()?;

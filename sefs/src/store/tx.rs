@@ -185,7 +185,7 @@ impl<'a> Tx<'a> {
         let changes = core::mem::take(&mut self.changes);
         let held = core::mem::take(&mut self.held);
         if changes.is_empty() && self.inodes == 0 {
-            store.alloc.release_held(&held);
+            held.into_iter().for_each(|extent| store.give_back(extent));
             return;
         }
         let mut superseded = Vec::new();
@@ -210,7 +210,7 @@ impl<'a> Tx<'a> {
 
 impl Drop for Tx<'_> {
     fn drop(&mut self) {
-        self.store.alloc.release_held(&self.held);
+        self.held.iter().for_each(|extent| self.store.give_back(*extent));
     }
 }
 
@@ -274,6 +274,13 @@ impl Layers {
 }
 
 impl Store {
+    /// Gives back blocks that no group names. That the allocator does not know them is our own mistake.
+    pub(super) fn give_back(&self, extent: Extent) {
+        if let Err(failure) = self.alloc.give_back(extent) {
+            self.latch(failure);
+        }
+    }
+
     /// Seals consecutive blocks of an object for one extent, run by run: a run stays within a chunk.
     pub(super) fn seal_run(
         &self,
