@@ -20,5 +20,8 @@ extern crate std;
 pub mod backend;
 pub mod error;
 pub mod format;
+pub mod keys;
+mod sealer;
 pub mod suite;
+mod sync;
 pub mod types;

@@ -140,8 +140,7 @@ impl Checkpoint {
     pub fn encode(&self) -> [u8; CHECKPOINT_LEN] {
         assert!((1..=2).contains(&self.accepted_headers.len()), "accepted header digests");
         assert!(self.roots.len() <= MAX_ROOTS && self.epoch_pages.len() <= MAX_EPOCH_PAGES, "roots or epoch pages");
-        let flags =
-            (if self.clean { FLAG_CLEAN } else { 0 }) | (if self.epoch_start { FLAG_EPOCH_START } else { 0 });
+        let flags = (if self.clean { FLAG_CLEAN } else { 0 }) | (if self.epoch_start { FLAG_EPOCH_START } else { 0 });
         let mut out = Writer::with_capacity(CHECKPOINT_LEN);
         out.u64(self.generation.0).bytes(&self.previous_salt).u64(self.log_start.0).bytes(&self.previous_tag);
         out.u32(self.log_epoch.0).u32(self.epoch_count).u32(count_u32(self.epoch_pages.len())).u16(flags);
