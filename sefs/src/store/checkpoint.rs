@@ -22,7 +22,7 @@ use crate::error::{Error, Result, RolledBack, Tampered};
 use crate::format::{
     AllocEntry, AnchorPolicy, BlockLoc, BlockRef, BlockState, Chunk, Checkpoint, EpochPageRef, FILES_TREE, Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
 };
-use crate::merge::{self, NodeWriter};
+use crate::merge::{self, Change, NodeWriter};
 use crate::node::Node;
 use crate::store::layer::{ChunkEntry, Entry, Layer};
 use crate::store::read::{record_error, space_key};
@@ -104,7 +104,7 @@ impl Store {
         let frozen = self.freeze();
         self.copy_home(&frozen)?;
         let mut totals = Totals::default();
-        let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals };
+        let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals, failure: None };
         let system_root = self.merge_tree(&mut writer, &frozen, frozen.system_root, true)?;
         let files_root = self.merge_tree(&mut writer, &frozen, frozen.files_root, false)?;
         writer.drain()?;
@@ -185,13 +185,9 @@ impl Store {
         let split = Key::new(1, Kind::Inode, 0);
         let (from, end) = if system { (Key::MIN, split) } else { (split, Key::MAX) };
         let mut changes = Changes::new(self, root, frozen.layer.range(from, end));
-        let merged = merge::apply(self, writer, self.node_size, root, &mut changes);
-        // An entry that could not be resolved ends the iteration early: its error is the result, never a shorter merge.
-        if let Some(failure) = changes.failure {
-            return Err(failure);
-        }
+        let merged = merge::try_apply(self, writer, self.node_size, root, &mut changes)?;
         writer.totals.add(changes.totals);
-        merged
+        Ok(merged)
     }
 
     /// Epoch pages, then allocation pages.
@@ -358,15 +354,14 @@ struct Changes<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> {
     entries: core::iter::Peekable<I>,
     space: Option<(ObjectId, i64)>,
     totals: Totals,
-    failure: Option<Error>,
 }
 
 impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
     fn new(store: &'a Store, root: Option<Root>, entries: I) -> Self {
-        Changes { store, root, entries: entries.peekable(), space: None, totals: Totals::default(), failure: None }
+        Changes { store, root, entries: entries.peekable(), space: None, totals: Totals::default() }
     }
 
-    fn step(&mut self) -> Result<Option<(Key, Option<Vec<u8>>)>> {
+    fn step(&mut self) -> Result<Option<Change>> {
         if let Some((object, delta)) = self.space
             && self.entries.peek().is_none_or(|(key, _)| **key > space_key(object))
         {
@@ -408,7 +403,7 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
         }
     }
 
-    fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<(Key, Option<Vec<u8>>)> {
+    fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<Change> {
         let key = space_key(object);
         let old = match crate::tree::get(self.store, self.root, key)? {
             Some(bytes) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
@@ -420,19 +415,10 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
 }
 
 impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Iterator for Changes<'a, I> {
-    type Item = (Key, Option<Vec<u8>>);
+    type Item = Result<Change>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failure.is_some() {
-            return None;
-        }
-        match self.step() {
-            Ok(change) => change,
-            Err(failure) => {
-                self.failure = Some(failure);
-                None
-            }
-        }
+        self.step().transpose()
     }
 }
 
@@ -452,10 +438,15 @@ struct Writer<'a> {
     generation: Generation,
     pending: Vec<(BlockAddr, Vec<u8>)>,
     totals: &'a mut Totals,
+    /// The first release that failed; it fails the checkpoint.
+    failure: Option<Error>,
 }
 
 impl Writer<'_> {
     fn drain(&mut self) -> Result<()> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let mut pending = core::mem::take(&mut self.pending);
         pending.sort_unstable_by_key(|(addr, _)| *addr);
         let blocks = (self.store.node_size / BLOCK_SIZE) as u64;
@@ -503,7 +494,8 @@ impl NodeWriter for Writer<'_> {
 
     fn release(&mut self, reference: &BlockRef) {
         let blocks = (self.store.node_size / BLOCK_SIZE) as u64;
-        self.store.alloc.release_frozen(Extent { addr: reference.addr, blocks });
+        let released = self.store.alloc.release_frozen(Extent { addr: reference.addr, blocks });
+        self.failure = self.failure.take().or(released.err());
         *self.totals.epochs.entry(reference.epoch).or_default() -= 1;
         self.totals.nodes -= 1;
     }
