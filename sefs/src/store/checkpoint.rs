@@ -87,6 +87,7 @@ const COPY_BLOCKS: usize = 256;
 impl Store {
     /// Merges what is logged so far.
     pub(super) fn checkpoint(&self) -> Result<()> {
+        self.start_epoch()?;
         self.checkpoint_for(Occasion::Ordinary)
     }
 
@@ -205,7 +206,7 @@ impl Store {
         }
         // The allocation pages count as live blocks of their epochs, so the epoch table is sealed after them.
         next.alloc_root = self.alloc.write_pages(self)?;
-        next.free_blocks = next.alloc_root.free_blocks;
+        next.free_blocks = self.geometry.free_blocks(&next.alloc_root);
         let mut batch = Vec::new();
         for (addr, page) in addrs.into_iter().zip(self.sealer.seal_epoch_pages()?) {
             next.epoch_pages.push(EpochPageRef { addr, tag: page.tag });

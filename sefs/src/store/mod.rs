@@ -19,6 +19,8 @@ mod ranges;
 mod read;
 mod reclaim;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 use alloc::collections::BTreeMap;
@@ -30,6 +32,8 @@ use crate::allocator::Allocator;
 use crate::backend::Backend;
 use crate::cache::ByteCache;
 use crate::env::Clock;
+#[cfg(test)]
+use crate::env::Env;
 use crate::error::Result;
 use crate::format::{AllocEntry, Checkpoint, Header};
 use crate::node::Node;
@@ -243,7 +247,7 @@ impl Store {
         let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
         self.log.lock().epoch = epoch;
         self.checkpoint_for(Occasion::EpochStart)?;
-        self.checkpoint()?;
+        self.checkpoint_for(Occasion::Ordinary)?;
         *starting = true;
         self.epoch_started.store(true, Ordering::Release);
         Ok(())

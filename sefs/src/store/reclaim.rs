@@ -52,7 +52,7 @@ impl Store {
     }
 
     fn flush_due(&self, now: Timestamp, commit_ms: u64) -> bool {
-        let behind = self.layers.read().sequence > self.flushed_sequence();
+        let behind = self.layers.read().sequence > self.commit_state.lock().flushed_sequence;
         behind && elapsed_ms(*self.last_flush.lock(), now) >= commit_ms
     }
 
@@ -70,6 +70,7 @@ impl Store {
     pub(super) fn reclaim_ranges(&self, steps: usize) -> Result<bool> {
         for _ in 0..steps {
             let Some(range) = self.layers.read().ranges.first() else { return Ok(false) };
+            self.start_epoch()?;
             let mut chunks: Vec<u64> = Vec::new();
             let mut next = range.first_chunk;
             while chunks.len() < STEP_CHUNKS {

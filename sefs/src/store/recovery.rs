@@ -22,24 +22,23 @@ use crate::anchor::{Anchor, AnchorState};
 use crate::backend::Backend;
 use crate::cache::ByteCache;
 use crate::env::Env;
-use crate::error::{Corrupt, Error, Incompatible, Malformed, Result, RolledBack, Tampered};
+use crate::error::{Corrupt, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
     AnchorPolicy, BlockLoc, BlockState, Checkpoint, FILES_TREE, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, HEADER_LEN,
-    Header, Key, Kind, LogRecord, Patch, RangeRecord, SYSTEM_TREE, VerifiedHeader,
+    Header, Key, Kind, LogRecord, Patch, SYSTEM_TREE, VerifiedHeader,
 };
 use crate::keys::{self, OpenFault, VolumeKey};
 use crate::sealer::Sealer;
 use crate::store::checkpoint::{Slots, read_slot};
 use crate::store::commit::Anchored;
 use crate::store::layer::Layer;
-use crate::store::log::{Log, Ring, group_blocks, read_ring};
-use crate::store::ranges::Range;
-use crate::store::read::{range_of, record_error};
+use crate::store::log::{Log, Ring, group_blocks};
+use crate::store::read::range_of;
 use crate::store::{Geometry, Layers, Limits, Store, Unflushed};
 use crate::suite::Tag;
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::{self, Root};
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn, ObjectId};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Lsn};
 
 /// How to open a store.
 pub(crate) struct StoreOptions {

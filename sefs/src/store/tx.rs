@@ -243,16 +243,19 @@ impl Layers {
         }
     }
 
-    /// Takes a chunk out of the tombstone that covers it, if one does.
+    /// Takes a chunk out of all tombstones that cover it; true if one did.
     fn uncover(&mut self, object: ObjectId, chunk: u64) -> bool {
-        let Some(range) = self.ranges.covering(object, chunk) else { return false };
-        let tail = Range { first_chunk: chunk + 1, ..range };
-        self.set_range(Range { end_chunk: chunk, ..range });
-        if tail.first_chunk < tail.end_chunk {
-            let id = self.new_id();
-            self.set_range(Range { id, ..tail });
+        let mut covered = false;
+        while let Some(range) = self.ranges.covering(object, chunk) {
+            covered = true;
+            let tail = Range { first_chunk: chunk + 1, ..range };
+            self.set_range(Range { end_chunk: chunk, ..range });
+            if tail.first_chunk < tail.end_chunk {
+                let id = self.new_id();
+                self.set_range(Range { id, ..tail });
+            }
         }
-        true
+        covered
     }
 
     fn set_range(&mut self, range: Range) {
