@@ -90,7 +90,8 @@ impl Store {
         let layer = Arc::new(core::mem::take(&mut layers.unlogged));
         layers.sealing = Some(layer.clone());
         layers.oldest_change = None;
-        Some(Cut { layer, sequence: layers.sequence, inodes: layers.inodes, next_id: layers.peek_id() })
+        let unwritten = core::mem::take(&mut layers.unwritten_unlogged);
+        Some(Cut { layer, unwritten, sequence: layers.sequence, inodes: layers.inodes, next_id: layers.peek_id() })
     }
 
     fn write_group(&self, log: &mut Log, cut: &Cut) -> Result<()> {
@@ -120,6 +121,7 @@ impl Store {
             let layers = self.layers.read();
             Cut {
                 layer: Arc::new(Layer::default()),
+                unwritten: 0,
                 sequence: log.sequence,
                 inodes: layers.inodes_logged,
                 next_id: layers.peek_id(),
@@ -184,6 +186,7 @@ impl Store {
             layers.active.absorb(&cut.layer, &mut sealed.patches, &mut |loc| released.push(loc));
             layers.sealing = None;
             layers.inodes_logged = cut.inodes;
+            layers.unwritten_active += cut.unwritten;
             for (index, addr) in (0u64..).zip(&sealed.ring_addresses) {
                 layers.ring_active.insert(*addr, Lsn(data_at.0 + index));
             }
@@ -259,13 +262,6 @@ impl Store {
         }
     }
 
-    /// Where in the ring a block stands whose home was not written yet.
-    pub(super) fn ring_place(&self, addr: BlockAddr) -> Option<BlockAddr> {
-        let layers = self.layers.read();
-        let lsn = layers.ring_active.get(&addr).or_else(|| layers.ring_frozen.get(&addr))?;
-        Some(self.ring.addr(*lsn))
-    }
-
     /// Reads whole ring blocks from `lsn` on, round the ring's end if need be.
     pub(super) fn read_ring(&self, lsn: Lsn, blocks: u64) -> Result<Vec<u8>> {
         read_ring(&*self.backend, &self.ring, lsn, blocks)
@@ -297,6 +293,7 @@ pub(super) fn read_ring(
 #[derive(Clone)]
 struct Cut {
     layer: Arc<Layer>,
+    unwritten: i64,
     sequence: u64,
     inodes: u64,
     next_id: u64,

@@ -118,7 +118,8 @@ struct Layers {
     inodes_logged: u64,
     unwritten_stored: u64,
     unwritten_frozen: i64,
-    unwritten_pending: i64,
+    unwritten_active: i64,
+    unwritten_unlogged: i64,
     sequence: u64,
     oldest_change: Option<Timestamp>,
     last_change: Timestamp,
@@ -132,7 +133,7 @@ impl Layers {
     }
 
     fn unwritten(&self) -> u64 {
-        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_pending)
+        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_active + self.unwritten_unlogged)
     }
 
     fn peek_id(&self) -> u64 {
