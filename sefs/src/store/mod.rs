@@ -55,7 +55,7 @@ pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, MAX_WRITE_BLOCKS, Tx};
 use checkpoint::{Occasion, Slots};
 use commit::{Anchored, CommitState};
 use layer::Layer;
-use log::{Log, Ring};
+use log::{Log, MAX_RING_PAGES, Ring};
 use ranges::Ranges;
 
 /// Where the two checkpoint slots stand.
@@ -172,7 +172,7 @@ impl Limits {
             unmerged_bytes,
             unflushed_bytes: 32 << 20,
             reserve_blocks: (data / 50).max((data / 8).min(4096)),
-            ring_pages: (header.ring_blocks / 16).min(16),
+            ring_pages: (header.ring_blocks / 16).min(MAX_RING_PAGES),
             ranges: 1024,
         }
     }
