@@ -317,6 +317,41 @@ mod tests {
         assert_eq!(backing_file_of(dir.path(), 8, 0).unwrap(), None);
     }
 
+    /// A loop device over a file; detached when dropped.
+    struct Loop(PathBuf);
+
+    impl Loop {
+        /// `None` where this process may not make one.
+        fn over(path: &Path) -> Option<Loop> {
+            let output = std::process::Command::new("losetup").args(["--find", "--show"]).arg(path).output().ok()?;
+            let name = String::from_utf8(output.stdout).ok()?;
+            output.status.success().then(|| Loop(PathBuf::from(name.trim_end())))
+        }
+    }
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("losetup").arg("--detach").arg(&self.0).status();
+        }
+    }
+
+    #[test]
+    fn a_loop_device_and_the_file_behind_it_exclude_each_other() {
+        let (_dir, path) = image();
+        let Some(device) = Loop::over(&path) else {
+            eprintln!("not run: no loop device can be made here");
+            return;
+        };
+        let through_device = open(&device.0, ImageUse::ReadWrite).unwrap();
+        assert!(open(&path, ImageUse::ReadWrite).err().unwrap().contains("in use"));
+        assert!(open(&device.0, ImageUse::ReadWrite).err().unwrap().contains("in use"));
+        drop(through_device);
+        let through_file = open(&path, ImageUse::ReadOnly).unwrap();
+        assert!(open(&device.0, ImageUse::ReadWrite).err().unwrap().contains("in use"));
+        open(&device.0, ImageUse::ReadOnly).unwrap();
+        drop(through_file);
+    }
+
     #[test]
     fn waiting_processes_hold_nothing() {
         let (_dir, path) = image();
