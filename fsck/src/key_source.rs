@@ -13,6 +13,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sealing::{Argon2Cost, Argon2Limits, Key, OsRng, Secret, SlotError, SlotKind, SlotSecret};
+use sefs::error::{Error, Incompatible};
+use sefs::format::{Header, KeySlot};
+use sefs::keys::VolumeKey;
 use zeroize::Zeroizing;
 
 use crate::anchor::AnchorSpec;
@@ -179,6 +182,30 @@ impl KeySource {
     pub fn slot_body(&self, volume_key: &Key, volume_id: &VolumeId, cost: &Argon2Cost) -> Result<Vec<u8>, Failure> {
         sealing::wrap(&self.secret, volume_key, &volume_id.0, cost, &OsRng)
             .map_err(|error| Failure::new(&self.place, error).way_out("try again with more memory"))
+    }
+
+    /// A new slot for the header of a volume.
+    pub fn slot_for(&self, key: &VolumeKey, volume_id: &VolumeId, cost: &Argon2Cost) -> Result<KeySlot, Failure> {
+        let body = self.slot_body(&Key::from_bytes(key.expose()), volume_id, cost)?;
+        Ok(KeySlot { kind: self.kind().number(), body })
+    }
+
+    /// Opens a slot of an unverified header. The volume key that comes out is authentic only once the volume opened with
+    /// it: whoever has the caller's secret can make slots too.
+    pub fn open_key(&self, image: &Path, header: &Header, budget_bytes: u64) -> Result<VolumeKey, Failure> {
+        let id = VolumeId(header.volume_id);
+        if self.volume_id.is_some_and(|wanted| wanted != id) {
+            return Err(Failure::volume(image, &Error::Incompatible(Incompatible::VolumeId)));
+        }
+        let slots = header.slots.iter().map(|slot| (slot.kind, &slot.body[..]));
+        match self.open_slots(slots, &id, budget_bytes) {
+            Ok(key) => Ok(VolumeKey::new(*key.expose())),
+            Err(SlotError::WrongKey) => Err(Failure::volume(image, &Error::WrongKey)),
+            Err(error @ SlotError::OverLimit { .. }) => {
+                Err(Failure::new(image.display(), error).way_out("grant more memory, or use another slot's key"))
+            }
+            Err(error) => Err(Failure::new(image.display(), error).way_out("try again with more memory")),
+        }
     }
 
     /// Tries the slots of this key's kind. `budget_bytes` bounds what Argon2id may allocate.

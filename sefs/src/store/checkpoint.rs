@@ -17,15 +17,17 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::allocator::{Extent, Interval, PageIo};
-use crate::backend::{HostBuf, Io};
+use crate::backend::{Backend, HostBuf, Io};
 use crate::error::{Error, Result, RolledBack, Tampered};
 use crate::format::{
     AllocEntry, AnchorPolicy, BlockLoc, BlockRef, BlockState, Chunk, Checkpoint, EpochPageRef, FILES_TREE, Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
 };
-use crate::merge::{self, NodeWriter};
+use crate::merge::{self, Change, NodeWriter};
 use crate::node::Node;
 use crate::store::layer::{ChunkEntry, Entry, Layer};
 use crate::store::read::{record_error, space_key};
+use crate::keys::{SealedSlot, slot_of};
+use crate::sealer::Proof;
 use crate::store::{SLOT_ADDRS, Store};
 use crate::suite::{Nonce, Tag};
 use crate::tree::Root;
@@ -47,7 +49,7 @@ pub(super) struct Slots {
     pub(super) newest: Checkpoint,
     pub(super) newest_salt: [u8; 32],
     /// The bytes of the newest slot, compared before the other one is overwritten.
-    pub(super) newest_bytes: Box<[u8]>,
+    pub(super) newest_bytes: Box<[u8; BLOCK_SIZE]>,
     /// Where the log started for the newest slot: the ring's tail once the next checkpoint is durable.
     pub(super) newest_log_start: Lsn,
 }
@@ -65,6 +67,12 @@ struct Frozen {
     files_root: Option<Root>,
 }
 
+/// What identifies a slot that was written.
+struct SlotProof {
+    salt: [u8; 32],
+    tag: Tag,
+}
+
 /// What merging found out.
 #[derive(Default)]
 struct Totals {
@@ -79,6 +87,7 @@ const COPY_BLOCKS: usize = 256;
 impl Store {
     /// Merges what is logged so far.
     pub(super) fn checkpoint(&self) -> Result<()> {
+        self.start_epoch()?;
         self.checkpoint_for(Occasion::Ordinary)
     }
 
@@ -96,7 +105,7 @@ impl Store {
         let frozen = self.freeze();
         self.copy_home(&frozen)?;
         let mut totals = Totals::default();
-        let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals };
+        let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals, failure: None };
         let system_root = self.merge_tree(&mut writer, &frozen, frozen.system_root, true)?;
         let files_root = self.merge_tree(&mut writer, &frozen, frozen.files_root, false)?;
         writer.drain()?;
@@ -114,14 +123,15 @@ impl Store {
         next.unwritten_blocks = next.unwritten_blocks.saturating_add_signed(totals.unwritten);
         next.nodes = nodes;
         next.roots = tree_roots(system_root, files_root);
-        self.write_tables(&mut next, &totals)?;
+        self.write_tables(&mut next, &totals, slots.newest.log_epoch)?;
         let log_end = self.flush_before_slot()?;
-        let (bytes, salt, tag) = self.write_slot(slots, &mut next)?;
-        self.publish(slots, &next, &frozen, [system_root, files_root]);
+        let sealed = self.write_slot(slots, &mut next)?;
+        self.publish(slots, &next, &frozen, [system_root, files_root])?;
         slots.newest = next;
-        slots.newest_bytes = bytes;
-        slots.newest_salt = salt;
-        self.anchor_slot(occasion, salt, &frozen, tag, log_end)?;
+        let proof = SlotProof { salt: sealed.salt, tag: sealed.tag };
+        slots.newest_bytes = sealed.bytes;
+        slots.newest_salt = sealed.salt;
+        self.anchor_slot(occasion, &proof, &frozen, log_end)?;
         self.discard_free()
     }
 
@@ -132,7 +142,7 @@ impl Store {
         layers.frozen = Some(layer.clone());
         layers.ring_frozen = core::mem::take(&mut layers.ring_active);
         self.alloc.freeze();
-        layers.unwritten_frozen = core::mem::take(&mut layers.unwritten_pending);
+        layers.unwritten_frozen = core::mem::take(&mut layers.unwritten_active);
         Frozen {
             layer,
             ring: layers.ring_frozen.clone(),
@@ -176,23 +186,19 @@ impl Store {
         let split = Key::new(1, Kind::Inode, 0);
         let (from, end) = if system { (Key::MIN, split) } else { (split, Key::MAX) };
         let mut changes = Changes::new(self, root, frozen.layer.range(from, end));
-        let merged = merge::apply(self, writer, self.node_size, root, &mut changes);
-        // An entry that could not be resolved ends the iteration early: its error is the result, never a shorter merge.
-        if let Some(failure) = changes.failure {
-            return Err(failure);
-        }
+        let merged = merge::try_apply(self, writer, self.node_size, root, &mut changes)?;
         writer.totals.add(changes.totals);
-        merged
+        Ok(merged)
     }
 
     /// Epoch pages, then allocation pages.
-    fn write_tables(&self, next: &mut Checkpoint, totals: &Totals) -> Result<()> {
+    fn write_tables(&self, next: &mut Checkpoint, totals: &Totals, needed_epoch: EpochId) -> Result<()> {
         for (epoch, delta) in &totals.epochs {
             self.sealer.adjust_live(*epoch, *delta);
         }
-        self.sealer.drop_dead_epochs();
+        self.sealer.drop_dead_epochs(needed_epoch);
         for page in next.epoch_pages.drain(..) {
-            self.alloc.release_frozen(Extent { addr: page.addr, blocks: 1 });
+            self.alloc.release_frozen(Extent { addr: page.addr, blocks: 1 })?;
         }
         let mut addrs = Vec::new();
         for _ in 0..self.sealer.epoch_page_count() {
@@ -200,15 +206,15 @@ impl Store {
         }
         // The allocation pages count as live blocks of their epochs, so the epoch table is sealed after them.
         next.alloc_root = self.alloc.write_pages(self)?;
-        next.free_blocks = next.alloc_root.free_blocks;
+        next.free_blocks = self.geometry.free_blocks(&next.alloc_root);
         let mut batch = Vec::new();
-        for (addr, (bytes, tag)) in addrs.into_iter().zip(self.sealer.seal_epoch_pages()?) {
-            next.epoch_pages.push(EpochPageRef { addr, tag });
+        for (addr, page) in addrs.into_iter().zip(self.sealer.seal_epoch_pages()?) {
+            next.epoch_pages.push(EpochPageRef { addr, tag: page.tag });
             let mut buf = self.backend.buffer(BLOCK_SIZE);
-            buf.bytes_mut().copy_from_slice(&bytes[..]);
+            buf.bytes_mut().copy_from_slice(&page.bytes[..]);
             batch.push(Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf });
         }
-        next.epoch_count = self.sealer.epoch_count();
+        next.epoch_count = self.epoch_count();
         self.submit(batch)
     }
 
@@ -223,31 +229,30 @@ impl Store {
         Ok((end, tag))
     }
 
-    fn write_slot(&self, slots: &Slots, next: &mut Checkpoint) -> Result<(Box<[u8]>, [u8; 32], Tag)> {
+    fn write_slot(&self, slots: &Slots, next: &mut Checkpoint) -> Result<SealedSlot> {
         self.check_newest_slot(slots)?;
         if let Some(anchored) = self.anchored.lock().as_ref() {
             next.anchor.counter = anchored.state.counter;
         }
-        let index = slot_index(next.generation);
-        let sealed = self.sealer.seal_checkpoint(index, next)?;
+        let index = slot_of(next.generation);
+        let sealed = self.sealer.seal_checkpoint(next)?;
         let mut buf = self.backend.buffer(BLOCK_SIZE);
-        buf.bytes_mut().copy_from_slice(&sealed.bytes);
+        buf.bytes_mut().copy_from_slice(&sealed.bytes[..]);
         let offset_bytes = SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64;
         self.submit(alloc::vec![Io::Write { offset_bytes, buf }])?;
         self.flush()?;
-        Ok((sealed.bytes, sealed.salt, sealed.tag))
+        Ok(sealed)
     }
 
     /// Somebody else's newer checkpoint beside ours means that two writers are at work: ours stops.
     fn check_newest_slot(&self, slots: &Slots) -> Result<()> {
-        let index = slot_index(slots.newest.generation);
-        let buf = self.backend.read_at(SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
-        let bytes: Box<[u8]> = buf.bytes().into();
+        let index = slot_of(slots.newest.generation);
+        let bytes = read_slot(&*self.backend, index)?;
         if bytes == slots.newest_bytes {
             return Ok(());
         }
         match self.sealer.open_checkpoint(index, &bytes) {
-            Some(other) if other.checkpoint.generation > slots.newest.generation => {
+            Ok(other) if other.checkpoint.generation > slots.newest.generation => {
                 Err(RolledBack::NewerCheckpoint { generation: other.checkpoint.generation }.into())
             }
             // Damaged, or rolled back: the one that is being written replaces its meaning.
@@ -255,7 +260,13 @@ impl Store {
         }
     }
 
-    fn publish(&self, slots: &mut Slots, next: &Checkpoint, frozen: &Frozen, roots: [Option<Root>; 2]) {
+    fn publish(
+        &self,
+        slots: &mut Slots,
+        next: &Checkpoint,
+        frozen: &Frozen,
+        roots: [Option<Root>; 2],
+    ) -> Result<()> {
         let mut log = self.log.lock();
         let mut layers = self.layers.write();
         [layers.system_root, layers.files_root] = roots;
@@ -264,44 +275,46 @@ impl Store {
         layers.unwritten_stored = next.unwritten_blocks;
         layers.unwritten_frozen = 0;
         self.set_generation(next.generation, next.nodes);
-        self.alloc.finish(next.generation);
         log.tail = slots.newest_log_start;
         slots.newest_log_start = frozen.log_start;
+        self.alloc.finish(next.generation)
     }
 
     /// The anchor moves to the new slot; an epoch start does so under every policy and binds the next group.
     fn anchor_slot(
         &self,
         occasion: Occasion,
-        salt: [u8; 32],
+        slot: &SlotProof,
         frozen: &Frozen,
-        slot_tag: Tag,
         flushed: (Lsn, Tag),
     ) -> Result<()> {
         let mut state = flushed;
         if occasion == Occasion::EpochStart {
             let mut log = self.log.lock();
-            log.previous_tag = slot_tag;
-            state = (frozen.log_start, slot_tag);
+            log.previous_tag = slot.tag;
+            state = (frozen.log_start, slot.tag);
         }
         if let Some(anchored) = self.anchored.lock().as_mut() {
-            anchored.slot_salt = salt;
+            anchored.slot_salt = slot.salt;
         }
         self.advance_anchor(AnchorPolicy::Checkpoint, state.0, &state.1)
     }
 
     fn discard_free(&self) -> Result<()> {
-        for extent in self.alloc.discardable() {
+        let extents = self.alloc.discardable();
+        for extent in &extents {
             // Discarding is advice to the host; that it failed costs space there and nothing here.
             let _ = self.backend.discard(extent.addr.0 * BLOCK_SIZE_U64, extent.blocks * BLOCK_SIZE_U64);
-            self.alloc.discard_done(extent);
         }
-        Ok(())
+        self.alloc.discard_done(&extents)
     }
 }
 
-pub(super) fn slot_index(generation: Generation) -> u8 {
-    u8::from(!generation.0.is_multiple_of(2))
+pub(super) fn read_slot(backend: &dyn Backend, index: u8) -> Result<Box<[u8; BLOCK_SIZE]>> {
+    let buf = backend.read_at(SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
+    let mut bytes = Box::new([0; BLOCK_SIZE]);
+    bytes.copy_from_slice(buf.bytes());
+    Ok(bytes)
 }
 
 fn tree_roots(system: Option<Root>, files: Option<Root>) -> Vec<TreeRoot> {
@@ -342,15 +355,14 @@ struct Changes<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> {
     entries: core::iter::Peekable<I>,
     space: Option<(ObjectId, i64)>,
     totals: Totals,
-    failure: Option<Error>,
 }
 
 impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
     fn new(store: &'a Store, root: Option<Root>, entries: I) -> Self {
-        Changes { store, root, entries: entries.peekable(), space: None, totals: Totals::default(), failure: None }
+        Changes { store, root, entries: entries.peekable(), space: None, totals: Totals::default() }
     }
 
-    fn step(&mut self) -> Result<Option<(Key, Option<Vec<u8>>)>> {
+    fn step(&mut self) -> Result<Option<Change>> {
         if let Some((object, delta)) = self.space
             && self.entries.peek().is_none_or(|(key, _)| **key > space_key(object))
         {
@@ -372,7 +384,7 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
         let mut released: Vec<BlockLoc> = Vec::new();
         new.apply(&change.patch, &mut |loc| released.push(loc));
         for loc in released {
-            self.store.alloc.release_frozen(Extent { addr: loc.addr, blocks: 1 });
+            self.store.alloc.release_frozen(Extent { addr: loc.addr, blocks: 1 })?;
         }
         self.count_epochs(&old, -1);
         self.count_epochs(&new, 1);
@@ -392,7 +404,7 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
         }
     }
 
-    fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<(Key, Option<Vec<u8>>)> {
+    fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<Change> {
         let key = space_key(object);
         let old = match crate::tree::get(self.store, self.root, key)? {
             Some(bytes) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
@@ -404,19 +416,10 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
 }
 
 impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Iterator for Changes<'a, I> {
-    type Item = (Key, Option<Vec<u8>>);
+    type Item = Result<Change>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failure.is_some() {
-            return None;
-        }
-        match self.step() {
-            Ok(change) => change,
-            Err(failure) => {
-                self.failure = Some(failure);
-                None
-            }
-        }
+        self.step().transpose()
     }
 }
 
@@ -436,10 +439,15 @@ struct Writer<'a> {
     generation: Generation,
     pending: Vec<(BlockAddr, Vec<u8>)>,
     totals: &'a mut Totals,
+    /// The first release that failed; it fails the checkpoint.
+    failure: Option<Error>,
 }
 
 impl Writer<'_> {
     fn drain(&mut self) -> Result<()> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let mut pending = core::mem::take(&mut self.pending);
         pending.sort_unstable_by_key(|(addr, _)| *addr);
         let blocks = (self.store.node_size / BLOCK_SIZE) as u64;
@@ -471,7 +479,7 @@ impl NodeWriter for Writer<'_> {
         let blocks = (store.node_size / BLOCK_SIZE) as u64;
         let addr = store.alloc.allocate_node(store, blocks, Interval::Frozen)?;
         let mut sealed = alloc::vec![0u8; bytes.len()];
-        let (epoch, nonce, tag) = store.sealer.seal_node(level, &bytes, &mut sealed)?;
+        let Proof { epoch, nonce, tag } = store.sealer.seal_node(level, &bytes, &mut sealed)?;
         self.pending.push((addr, sealed));
         if self.pending.len() >= PENDING_NODES {
             self.drain()?;
@@ -487,7 +495,8 @@ impl NodeWriter for Writer<'_> {
 
     fn release(&mut self, reference: &BlockRef) {
         let blocks = (self.store.node_size / BLOCK_SIZE) as u64;
-        self.store.alloc.release_frozen(Extent { addr: reference.addr, blocks });
+        let released = self.store.alloc.release_frozen(Extent { addr: reference.addr, blocks });
+        self.failure = self.failure.take().or(released.err());
         *self.totals.epochs.entry(reference.epoch).or_default() -= 1;
         self.totals.nodes -= 1;
     }
@@ -517,12 +526,12 @@ impl PageIo for Store {
         old: &AllocEntry,
     ) -> Result<(EpochId, Nonce, Tag)> {
         let mut buf = self.backend.buffer(BLOCK_SIZE);
-        let sealed = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
+        let proof = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
         self.submit(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
-        self.sealer.adjust_live(sealed.0, 1);
+        self.sealer.adjust_live(proof.epoch, 1);
         if old.present {
             self.sealer.adjust_live(old.epoch, -1);
         }
-        Ok(sealed)
+        Ok((proof.epoch, proof.nonce, proof.tag))
     }
 }

@@ -17,7 +17,6 @@ use crate::format::{
 };
 use crate::keys::VolumeKey;
 use crate::sealer::Sealer;
-use crate::store::checkpoint::slot_index;
 use crate::store::{Geometry, SLOT_ADDRS, Store};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, EpochId, Generation, InodeNo, Lsn};
 
@@ -50,9 +49,9 @@ impl Store {
         backend.write_at(0, backend_zeros(backend, HEADER_LEN))?;
         backend.flush()?;
         zero_ring(backend, &header)?;
-        let (bytes, verified) = header.seal(&*env.suite, key.secret());
+        let (bytes, verified) = key.seal_header(&*env.suite, &header);
         write(backend, (header.total_blocks - 16) * BLOCK_SIZE_U64, &bytes)?;
-        let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, *verified.immutable_digest());
+        let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, &verified);
         let anchor = options.anchor.as_ref().map(|(anchor, policy)| (&**anchor, *policy));
         let salt = write_slots(backend, &sealer, &geometry, &verified, anchor)?;
         backend.flush()?;
@@ -159,9 +158,8 @@ fn write_slots(
             roots: Vec::new(),
             epoch_pages: Vec::new(),
         };
-        let index = slot_index(generation);
-        let sealed = sealer.seal_checkpoint(index, &checkpoint)?;
-        write(backend, SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64, &sealed.bytes)?;
+        let sealed = sealer.seal_checkpoint(&checkpoint)?;
+        write(backend, SLOT_ADDRS[usize::from(sealed.index)].0 * BLOCK_SIZE_U64, &sealed.bytes[..])?;
         salt = sealed.salt;
     }
     Ok(salt)

@@ -92,7 +92,7 @@ impl Store {
             format_version: FORMAT_VERSION,
             size_bytes: self.header.total_blocks * BLOCK_SIZE_U64,
             generation: self.base_generation(),
-            epochs: self.sealer.epoch_count(),
+            epochs: self.epoch_count(),
             anchor,
             read_only: self.read_only,
             replayed_groups: replayed.groups,

@@ -14,17 +14,19 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::allocator::Extent;
-use crate::backend::{HostBuf, Io};
-use crate::error::{Posix, Result};
+use crate::backend::Io;
+use crate::error::{Corrupt, Error, Posix, Result};
 use crate::format::{BlockLoc, BlockState, GroupBody, GroupPrefix, Key, LogRecord, Patch};
-use crate::sealer::OpenFailure;
+use crate::sealer::{GroupPlace, OpenFailure};
 use crate::store::layer::{Entry, Layer, Page};
 use crate::store::Store;
 use crate::suite::Tag;
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, EpochId, Lsn};
 
-/// Pages that travel in the ring with their records; more go home.
-const MAX_RING_PAGES: usize = 16;
+/// Pages that travel in the ring with their records, at most; more go home.
+pub(super) const MAX_RING_PAGES: u64 = 16;
+/// What naming a page takes in a group, at most.
+const PAGE_RECORD_BYTES: u64 = 80;
 /// Pages that are sealed into one buffer on their way home.
 const HOME_BATCH_PAGES: usize = 256;
 
@@ -71,33 +73,42 @@ struct Waiting {
 }
 
 impl Store {
-    /// Puts all operations so far into a group and writes it, unflushed. Does nothing if there are none.
-    pub(super) fn cut(&self, log: &mut Log) -> Result<()> {
+    /// Puts all operations so far into a group and writes it, unflushed. Does nothing if there are none; false if the ring
+    /// has no room for it.
+    pub(super) fn cut(&self, log: &mut Log) -> Result<bool> {
         self.check_latch()?;
-        let Some(cut) = self.take_unlogged() else { return Ok(()) };
-        let result = self.write_group(log, &cut);
+        let room = self.ring.blocks.saturating_sub(log.used_blocks());
+        let cut = match self.take_unlogged(room) {
+            Taken::Nothing => return Ok(true),
+            Taken::NoRoom => return Ok(false),
+            Taken::Cut(cut) => cut,
+        };
+        let result = self.renew_epoch(log).and_then(|()| self.write_group(log, &cut));
         // After a failure the layer stays where readers find it; the volume is latched and nothing more is logged.
-        result.map_err(|failure| self.latch(failure))
+        result.map_err(|failure| self.latch(failure))?;
+        Ok(true)
     }
 
-    fn take_unlogged(&self) -> Option<Cut> {
+    fn take_unlogged(&self, room: u64) -> Taken {
         let mut layers = self.layers.write();
         if layers.unlogged.is_empty() {
-            return None;
+            return Taken::Nothing;
+        }
+        if group_estimate(&layers.unlogged) > room {
+            return Taken::NoRoom;
         }
         debug_assert!(layers.sealing.is_none(), "one group is cut at a time, under the log's lock");
         let layer = Arc::new(core::mem::take(&mut layers.unlogged));
         layers.sealing = Some(layer.clone());
         layers.oldest_change = None;
-        Some(Cut { layer, sequence: layers.sequence, inodes: layers.inodes, next_id: layers.peek_id() })
+        let unwritten = core::mem::take(&mut layers.unwritten_unlogged);
+        let (sequence, inodes, next_id) = (layers.sequence, layers.inodes, layers.peek_id());
+        Taken::Cut(Cut { layer, unwritten, sequence, inodes, next_id })
     }
 
     fn write_group(&self, log: &mut Log, cut: &Cut) -> Result<()> {
-        if self.sealer.exhausted() {
-            self.write_new_epoch(log, cut)?;
-        }
         let waiting = waiting_pages(&cut.layer);
-        let in_ring = waiting.len() <= MAX_RING_PAGES;
+        let in_ring = waiting.len() as u64 <= self.limits.ring_pages;
         let mut sealed = SealedPages::default();
         self.seal_pages(&waiting, in_ring, &mut sealed)?;
         sealed.complete(&cut.layer);
@@ -107,18 +118,29 @@ impl Store {
         log.sequence = cut.sequence;
         let data_at = log.next.0 - sealed.ring_addresses.len() as u64;
         debug_assert!(data_at > place.0);
-        self.publish_group(cut, sealed, Lsn(data_at));
-        Ok(())
+        self.publish_group(cut, sealed, Lsn(data_at))
     }
 
-    /// A group that only says which epoch's keys come next: the secret is in the log before anything is sealed with it.
-    fn write_new_epoch(&self, log: &mut Log, cut: &Cut) -> Result<()> {
-        let (id, record) = self.sealer.prepare_epoch()?;
-        let body = self.group_body(log, &Cut { layer: Arc::new(Layer::default()), ..*cut }, &SealedPages::default(), {
-            alloc::vec![record]
-        });
+    /// When the epoch's nonces run low: a group, under the old keys, that names the next epoch. What the new keys seal is
+    /// named by later groups only, so whoever finds it finds the secret first.
+    fn renew_epoch(&self, log: &mut Log) -> Result<()> {
+        if !self.sealer.exhausted() {
+            return Ok(());
+        }
+        let id = self.sealer.new_epoch()?;
+        let record = self.sealer.new_epoch_record(id).ok_or(Error::Corrupt(Corrupt::UnknownEpoch(id)))?;
+        let nothing = {
+            let layers = self.layers.read();
+            Cut {
+                layer: Arc::new(Layer::default()),
+                unwritten: 0,
+                sequence: log.sequence,
+                inodes: layers.inodes_logged,
+                next_id: layers.peek_id(),
+            }
+        };
+        let body = self.group_body(log, &nothing, &SealedPages::default(), alloc::vec![record]);
         self.append(log, &body, &[])?;
-        self.sealer.use_epoch(id);
         log.epoch = id;
         Ok(())
     }
@@ -147,32 +169,36 @@ impl Store {
     /// Seals a group and writes it at the log's end.
     fn append(&self, log: &mut Log, body: &GroupBody, data: &[u8]) -> Result<()> {
         let bytes = body.encode();
-        let data_blocks = body.data_addresses.len();
-        let (records, tag) = self.sealer.seal_group(log.next, &log.previous_tag, log.epoch, data_blocks, &bytes)?;
-        let blocks = (records.len() / BLOCK_SIZE + data_blocks) as u64;
+        let data_blocks = u32::try_from(body.data_addresses.len()).map_err(|_| Posix::NoSpace)?;
+        let place =
+            GroupPlace { lsn: log.next, previous_tag: log.previous_tag, epoch: log.epoch, data_blocks };
+        let sealed = self.sealer.seal_group(&place, &bytes)?;
+        let blocks = (sealed.bytes.len() / BLOCK_SIZE) as u64 + u64::from(data_blocks);
         if log.used_blocks() + blocks > self.ring.blocks {
             return Err(Posix::NoSpace.into());
         }
         let mut batch = Vec::with_capacity(2);
         for piece in ring_pieces(&self.ring, log.next, blocks) {
             let mut buf = self.backend.buffer(piece.bytes());
-            piece.fill(buf.bytes_mut(), &records, data);
+            piece.fill(buf.bytes_mut(), &sealed.bytes, data);
             batch.push(Io::Write { offset_bytes: piece.addr.0 * BLOCK_SIZE_U64, buf });
         }
         self.submit(batch)?;
         log.next = Lsn(log.next.0 + blocks);
-        log.previous_tag = tag;
+        log.previous_tag = sealed.prefix.tag;
         Ok(())
     }
 
     /// The group's operations become part of the logged layer.
-    fn publish_group(&self, cut: &Cut, mut sealed: SealedPages, data_at: Lsn) {
+    fn publish_group(&self, cut: &Cut, mut sealed: SealedPages, data_at: Lsn) -> Result<()> {
         let mut released = Vec::new();
         {
             let mut layers = self.layers.write();
             let layers = &mut *layers;
             layers.active.absorb(&cut.layer, &mut sealed.patches, &mut |loc| released.push(loc));
             layers.sealing = None;
+            layers.inodes_logged = cut.inodes;
+            layers.unwritten_active += cut.unwritten;
             for (index, addr) in (0u64..).zip(&sealed.ring_addresses) {
                 layers.ring_active.insert(*addr, Lsn(data_at.0 + index));
             }
@@ -180,10 +206,8 @@ impl Store {
                 layers.ring_active.remove(&loc.addr);
             }
             // Under the same lock, so that a freeze takes the layer and its addresses together.
-            self.alloc.log_held(&sealed.named);
-            for loc in &released {
-                self.alloc.release(Extent { addr: loc.addr, blocks: 1 });
-            }
+            sealed.named.iter().try_for_each(|extent| self.alloc.name(*extent))?;
+            released.iter().try_for_each(|loc| self.alloc.release(Extent { addr: loc.addr, blocks: 1 }))
         }
     }
 
@@ -197,7 +221,7 @@ impl Store {
                 let count = usize::try_from(extent.blocks).map_or(pages.len(), |blocks| blocks.min(pages.len()));
                 let (here, next) = pages.split_at(count);
                 let mut buf = self.backend.buffer(count * BLOCK_SIZE);
-                self.seal_extent(here, extent, &mut buf, sealed)?;
+                self.seal_extent(here, extent, buf.bytes_mut(), sealed)?;
                 if in_ring {
                     sealed.ring_data.extend_from_slice(buf.bytes());
                     sealed.ring_addresses.extend((0..count as u64).map(|index| BlockAddr(extent.addr.0 + index)));
@@ -219,7 +243,7 @@ impl Store {
         &self,
         pages: &[Waiting],
         extent: Extent,
-        buf: &mut HostBuf,
+        out: &mut [u8],
         sealed: &mut SealedPages,
     ) -> Result<()> {
         let mut at = 0;
@@ -233,8 +257,7 @@ impl Store {
             pages[at..end].iter().for_each(|waiting| plain.extend_from_slice(&waiting.page));
             let block = first.key.offset * CHUNK_BLOCKS + u64::from(first.block);
             let here = Extent { addr: BlockAddr(extent.addr.0 + at as u64), blocks: (end - at) as u64 };
-            let out = &mut buf.bytes_mut()[at * BLOCK_SIZE..end * BLOCK_SIZE];
-            let locs = self.seal_run(block, here, &plain, out)?;
+            let locs = self.seal_run(block, here, &plain, &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE])?;
             let patch = sealed.patches.entry(first.key).or_default();
             for (block, loc) in locs {
                 patch.set((block % CHUNK_BLOCKS) as u8, BlockState::Data(loc), &mut |_| {});
@@ -246,15 +269,9 @@ impl Store {
 
     /// Gives back blocks that were superseded before a group named them.
     pub(super) fn release_unnamed(&self, locs: &[BlockLoc]) {
-        let extents: Vec<Extent> = locs.iter().map(|loc| Extent { addr: loc.addr, blocks: 1 }).collect();
-        self.alloc.release_held(&extents);
-    }
-
-    /// Where in the ring a block stands whose home was not written yet.
-    pub(super) fn ring_place(&self, addr: BlockAddr) -> Option<BlockAddr> {
-        let layers = self.layers.read();
-        let lsn = layers.ring_active.get(&addr).or_else(|| layers.ring_frozen.get(&addr))?;
-        Some(self.ring.addr(*lsn))
+        for loc in locs {
+            self.give_back(Extent { addr: loc.addr, blocks: 1 });
+        }
     }
 
     /// Reads whole ring blocks from `lsn` on, round the ring's end if need be.
@@ -264,7 +281,8 @@ impl Store {
 
     /// Opens a data block that stands in memory.
     pub(super) fn verify_block(&self, loc: &BlockLoc, sealed: &[u8]) -> core::result::Result<(), OpenFailure> {
-        let mut block = sealed.to_vec();
+        let mut block = alloc::boxed::Box::new([0u8; BLOCK_SIZE]);
+        block.copy_from_slice(sealed);
         self.sealer.open_data(loc, &mut block)
     }
 }
@@ -283,10 +301,24 @@ pub(super) fn read_ring(
     Ok(bytes)
 }
 
+/// What a look at the newest layer gives.
+enum Taken {
+    Nothing,
+    NoRoom,
+    Cut(Cut),
+}
+
+/// Ring blocks that a group of all these operations takes, at most; and a group that names a new epoch before it.
+fn group_estimate(layer: &Layer) -> u64 {
+    let bytes = layer.record_bytes() as u64 + layer.pages() * PAGE_RECORD_BYTES;
+    bytes.div_ceil(BLOCK_SIZE_U64) + layer.pages().min(MAX_RING_PAGES) + 3
+}
+
 /// What one group takes out of the newest layer.
 #[derive(Clone)]
 struct Cut {
     layer: Arc<Layer>,
+    unwritten: i64,
     sequence: u64,
     inodes: u64,
     next_id: u64,
@@ -375,9 +407,8 @@ fn ring_pieces(ring: &Ring, lsn: Lsn, blocks: u64) -> impl Iterator<Item = RingP
 
 /// The length of a group in ring blocks, from its prefix; nothing that could not fit the ring.
 pub(super) fn group_blocks(ring: &Ring, prefix: &GroupPrefix) -> Option<(u64, u64)> {
-    let head = (u64::from(prefix.sealed_len) + crate::format::GROUP_PREFIX_LEN as u64).div_ceil(BLOCK_SIZE_U64);
-    let blocks = head.checked_add(u64::from(prefix.data_blocks))?;
-    (blocks <= ring.blocks).then_some((head, blocks))
+    let blocks = prefix.total_blocks();
+    (blocks <= ring.blocks).then_some((prefix.record_blocks(), blocks))
 }
 
 #[cfg(test)]

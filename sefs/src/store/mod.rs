@@ -19,6 +19,8 @@ mod ranges;
 mod read;
 mod reclaim;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 use alloc::collections::BTreeMap;
@@ -30,6 +32,8 @@ use crate::allocator::Allocator;
 use crate::backend::Backend;
 use crate::cache::ByteCache;
 use crate::env::Clock;
+#[cfg(test)]
+use crate::env::Env;
 use crate::error::Result;
 use crate::format::{AllocEntry, Checkpoint, Header};
 use crate::node::Node;
@@ -51,7 +55,7 @@ pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, MAX_WRITE_BLOCKS, Tx};
 use checkpoint::{Occasion, Slots};
 use commit::{Anchored, CommitState};
 use layer::Layer;
-use log::{Log, Ring};
+use log::{Log, MAX_RING_PAGES, Ring};
 use ranges::Ranges;
 
 /// Where the two checkpoint slots stand.
@@ -114,7 +118,8 @@ struct Layers {
     inodes_logged: u64,
     unwritten_stored: u64,
     unwritten_frozen: i64,
-    unwritten_pending: i64,
+    unwritten_active: i64,
+    unwritten_unlogged: i64,
     sequence: u64,
     oldest_change: Option<Timestamp>,
     last_change: Timestamp,
@@ -128,7 +133,7 @@ impl Layers {
     }
 
     fn unwritten(&self) -> u64 {
-        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_pending)
+        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_active + self.unwritten_unlogged)
     }
 
     fn peek_id(&self) -> u64 {
@@ -167,7 +172,7 @@ impl Limits {
             unmerged_bytes,
             unflushed_bytes: 32 << 20,
             reserve_blocks: (data / 50).max((data / 8).min(4096)),
-            ring_pages: (header.ring_blocks / 16).min(16),
+            ring_pages: (header.ring_blocks / 16).min(MAX_RING_PAGES),
             ranges: 1024,
         }
     }
@@ -185,7 +190,12 @@ impl Store {
     }
 
     pub(crate) fn suite(&self) -> &dyn Suite {
-        self.sealer.suite()
+        &**self.sealer.suite()
+    }
+
+    fn epoch_count(&self) -> u32 {
+        // The table holds at most 4,096.
+        u32::try_from(self.sealer.epochs().len()).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn read_only(&self) -> bool {
@@ -235,10 +245,10 @@ impl Store {
         if *starting {
             return Ok(());
         }
-        let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure))?;
+        let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
         self.log.lock().epoch = epoch;
         self.checkpoint_for(Occasion::EpochStart)?;
-        self.checkpoint()?;
+        self.checkpoint_for(Occasion::Ordinary)?;
         *starting = true;
         self.epoch_started.store(true, Ordering::Release);
         Ok(())

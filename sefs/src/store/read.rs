@@ -7,7 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::alloc::Pin;
+use crate::allocator::{Extent as AddrExtent, Pin};
 use crate::backend::Io;
 use crate::error::{Corrupt, Error, Result, Tampered};
 use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, RangeRecord, SpaceRecord};
@@ -33,6 +33,17 @@ pub(super) enum Block {
     Unwritten,
     Page(Page),
     Stored(BlockLoc),
+}
+
+impl Block {
+    fn is_at(&self, other: &Block) -> bool {
+        match (self, other) {
+            (Block::Stored(one), Block::Stored(two)) => one == two,
+            (Block::Absent, Block::Absent) | (Block::Unwritten, Block::Unwritten) => true,
+            (Block::Page(_), Block::Page(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 impl From<BlockState> for Block {
@@ -142,16 +153,19 @@ impl Store {
     }
 
     fn read_in_chunk(&self, object: ObjectId, first_block: u64, out: &mut [u8]) -> Result<()> {
+        let start = (first_block % CHUNK_BLOCKS) as usize;
+        let wanted = start..start + out.len() / BLOCK_SIZE;
+        let (mut blocks, mut pin) = self.resolve(object, first_block / CHUNK_BLOCKS)?;
         loop {
-            let base = self.base_generation();
-            let (blocks, _pin) = self.resolve(object, first_block / CHUNK_BLOCKS)?;
-            let start = (first_block % CHUNK_BLOCKS) as usize;
-            match self.fill(object, first_block, &blocks[start..start + out.len() / BLOCK_SIZE], out) {
-                // A block that stood in the log ring may have moved home, and its place in the ring may be another's,
-                // if a checkpoint became durable since it was looked up.
-                Err(Error::Tampered(_)) if self.base_generation() != base => {}
-                result => return result,
+            let Err(failure) = self.fill(object, first_block, &blocks[wanted.clone()], out) else { return Ok(()) };
+            // A block may have moved while it was read: home from the ring, or away because it was written again before
+            // any group named it. Only what is still said to be there, and is not, was tampered with.
+            let again = self.resolve(object, first_block / CHUNK_BLOCKS)?;
+            let same = blocks[wanted.clone()].iter().zip(&again.0[wanted.clone()]).all(|(old, new)| old.is_at(new));
+            if same && again.1.generation() == pin.generation() {
+                return Err(failure);
             }
+            (blocks, pin) = again;
         }
     }
 
@@ -177,27 +191,22 @@ impl Store {
 
     /// Reads blocks that stand side by side at home. Some of them may still be in the log ring only.
     fn read_run(&self, object: ObjectId, first_block: u64, run: &[BlockLoc], out: &mut [u8]) -> Result<()> {
+        let places = self.places(run);
         let mut at = 0;
         while at < run.len() {
-            let place = self.ring_place(run[at].addr);
+            let adjacent = |end: usize| places[end].0 == places[at].0 + (end - at) as u64;
             let mut end = at + 1;
-            let adjacent = |end: usize| match (place, self.ring_place(run[end].addr)) {
-                (None, None) => true,
-                (Some(first), Some(next)) => next.0 == first.0 + (end - at) as u64,
-                _ => false,
-            };
             while end < run.len() && end - at < MAX_READ_BLOCKS && adjacent(end) {
                 end += 1;
             }
             let out = &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE];
-            let addr = place.unwrap_or(run[at].addr);
-            let buf = self.backend.read_at(addr.0 * BLOCK_SIZE_U64, out.len())?;
+            let buf = self.backend.read_at(places[at].0 * BLOCK_SIZE_U64, out.len())?;
             // The only copy out of memory that the host sees; what is verified is what is returned.
             out.copy_from_slice(buf.bytes());
             for (index, loc) in run[at..end].iter().enumerate() {
-                let block = &mut out[index * BLOCK_SIZE..(index + 1) * BLOCK_SIZE];
+                let Some(block) = out[index * BLOCK_SIZE..].first_chunk_mut::<BLOCK_SIZE>() else { break };
                 self.sealer.open_data(loc, block).map_err(|failure| match failure {
-                    OpenFailure::UnknownEpoch => Error::Corrupt(Corrupt::UnknownEpoch(loc.epoch)),
+                    OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
                     OpenFailure::Auth => {
                         Error::Tampered(Tampered::Data { addr: loc.addr, object, block: first_block + (at + index) as u64 })
                     }
@@ -208,8 +217,15 @@ impl Store {
         Ok(())
     }
 
+    /// Where blocks stand: at home, or in the log ring as long as their home was not written.
+    fn places(&self, run: &[BlockLoc]) -> Vec<BlockAddr> {
+        let layers = self.layers.read();
+        let in_ring = |addr| layers.ring_active.get(addr).or_else(|| layers.ring_frozen.get(addr));
+        run.iter().map(|loc| in_ring(&loc.addr).map_or(loc.addr, |lsn| self.ring.addr(*lsn))).collect()
+    }
+
     /// All 64 blocks of a chunk, with a pin that keeps what they name in place.
-    pub(super) fn resolve(&self, object: ObjectId, chunk: u64) -> Result<(Blocks, Pin<'_>)> {
+    pub(super) fn resolve(&self, object: ObjectId, chunk: u64) -> Result<(Blocks, Pin)> {
         let key = chunk_key(object, chunk);
         let mut blocks: Vec<Option<Block>> = alloc::vec![None; CHUNK_BLOCKS_USIZE];
         let (root, pin) = {
@@ -357,12 +373,15 @@ impl Store {
 
     /// Opens a node that a reference names; nothing else reads nodes.
     pub(super) fn open_node(&self, level: u8, reference: &BlockRef) -> Result<Node> {
-        self.geometry.check_node(reference.addr, self.node_size)?;
+        let blocks = (self.node_size / BLOCK_SIZE) as u64;
+        if !self.geometry.is_usable(AddrExtent { addr: reference.addr, blocks }) {
+            return Err(Corrupt::Reference(reference.addr).into());
+        }
         let mut bytes = alloc::vec![0u8; self.node_size];
         let buf = self.backend.read_at(reference.addr.0 * BLOCK_SIZE_U64, self.node_size)?;
         bytes.copy_from_slice(buf.bytes());
         self.sealer.open_node(level, reference, &mut bytes).map_err(|failure| match failure {
-            OpenFailure::UnknownEpoch => Error::Corrupt(Corrupt::UnknownEpoch(reference.epoch)),
+            OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
             OpenFailure::Auth => Error::Tampered(Tampered::Node { addr: reference.addr, level }),
         })?;
         Node::decode(bytes, level, self.node_size).map_err(|why| Corrupt::Node(reference.addr, why).into())

@@ -22,24 +22,23 @@ use crate::anchor::{Anchor, AnchorState};
 use crate::backend::Backend;
 use crate::cache::ByteCache;
 use crate::env::Env;
-use crate::error::{Corrupt, Error, Incompatible, Malformed, Result, RolledBack, Tampered};
+use crate::error::{Corrupt, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
     AnchorPolicy, BlockLoc, BlockState, Checkpoint, FILES_TREE, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, HEADER_LEN,
-    Header, Key, Kind, LogRecord, Patch, RangeRecord, SYSTEM_TREE, VerifiedHeader,
+    Header, Key, Kind, LogRecord, Patch, SYSTEM_TREE, VerifiedHeader,
 };
-use crate::keys::VolumeKey;
-use crate::sealer::{OpenedCheckpoint, Sealer};
-use crate::store::checkpoint::{Slots, slot_index};
+use crate::keys::{self, OpenFault, VolumeKey};
+use crate::sealer::Sealer;
+use crate::store::checkpoint::{Slots, read_slot};
 use crate::store::commit::Anchored;
 use crate::store::layer::Layer;
-use crate::store::log::{Log, Ring, group_blocks, read_ring};
-use crate::store::ranges::Range;
-use crate::store::read::{range_of, record_error};
-use crate::store::{Geometry, Layers, Limits, SLOT_ADDRS, Store, Unflushed};
+use crate::store::log::{Log, Ring, group_blocks};
+use crate::store::read::range_of;
+use crate::store::{Geometry, Layers, Limits, Store, Unflushed};
 use crate::suite::Tag;
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::{self, Root};
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn, ObjectId};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Lsn};
 
 /// How to open a store.
 pub(crate) struct StoreOptions {
@@ -101,7 +100,7 @@ struct OpenedHeader {
 fn open_headers(backend: &dyn Backend, key: &VolumeKey, env: &Env) -> Result<Vec<OpenedHeader>> {
     let (mut opened, mut first) = (Vec::new(), None);
     for (index, bytes) in header_copies(backend)?.iter().enumerate() {
-        match Header::verify(bytes, &*env.suite, key) {
+        match key.verify_header(&*env.suite, bytes) {
             Ok((header, verified)) => opened.push(OpenedHeader { header, verified, replica: index > 0 }),
             Err(failure) => first = first.or(Some(failure)),
         }
@@ -112,8 +111,8 @@ fn open_headers(backend: &dyn Backend, key: &VolumeKey, env: &Env) -> Result<Vec
 /// A slot that authenticated.
 struct OpenedSlot {
     index: u8,
-    opened: OpenedCheckpoint,
-    bytes: alloc::boxed::Box<[u8]>,
+    opened: keys::OpenedSlot,
+    bytes: alloc::boxed::Box<[u8; BLOCK_SIZE]>,
 }
 
 impl Store {
@@ -134,7 +133,7 @@ impl Store {
             return Err(Incompatible::Features(unknown).into());
         }
         check_length(&*backend, &first.header)?;
-        let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, *first.verified.immutable_digest());
+        let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, &first.verified);
         let mut slots = open_slots(&*backend, &sealer)?;
         let damaged_slot = damaged(&slots);
         let newest = slots.pop().ok_or(Tampered::CheckpointSlots)?;
@@ -162,6 +161,11 @@ impl Store {
             self.verify_anchor(&anchored, newest, older, &chain.groups[..keep])?;
             anchored.slot_salt = newest.opened.salt;
             *self.anchored.lock() = Some(anchored);
+        }
+        if let Some(older) = older
+            && !self.read_only
+        {
+            self.alloc.hold_released(&self, &older.opened.checkpoint.alloc_root)?;
         }
         let mut end = start;
         for group in &chain.groups[..keep] {
@@ -204,7 +208,7 @@ impl Store {
             at = ChainPoint { lsn: Lsn(group.lsn.0 + group.blocks), tag: group.tag, epoch: group.epoch };
             for record in body.records {
                 if let LogRecord::NewEpoch { id, secret } = record {
-                    self.sealer.add_epoch(id, secret);
+                    self.sealer.add_epoch(id, secret, 0)?;
                     at.epoch = id;
                 }
             }
@@ -342,10 +346,10 @@ impl Store {
                 }
                 LogRecord::Patch(key, patch) => {
                     for loc in stored_blocks(&patch) {
-                        self.alloc.mark_taken(Extent { addr: loc.addr, blocks: 1 })?;
+                        self.alloc.mark_taken(self, Extent { addr: loc.addr, blocks: 1 })?;
                     }
                     let unwritten = patch.iter().filter(|(_, state)| *state == BlockState::Unwritten).count();
-                    layers.unwritten_pending = layers.unwritten_pending.saturating_add(unwritten as i64);
+                    layers.unwritten_active += unwritten as i64;
                     layers.active.merge_patch(key, &patch, &mut |loc| released.push(loc));
                 }
                 LogRecord::NewEpoch { .. } => {}
@@ -356,7 +360,7 @@ impl Store {
         layers.sequence = body.sequence;
         for loc in released {
             layers.ring_active.remove(&loc.addr);
-            self.alloc.release(Extent { addr: loc.addr, blocks: 1 });
+            self.alloc.release(Extent { addr: loc.addr, blocks: 1 })?;
         }
         Ok(())
     }
@@ -455,13 +459,12 @@ fn check_length(backend: &dyn Backend, header: &Header) -> Result<()> {
 /// The slots that authenticate, the newest last.
 fn open_slots(backend: &dyn Backend, sealer: &Sealer) -> Result<Vec<OpenedSlot>> {
     let mut slots = Vec::new();
-    for (index, addr) in (0u8..).zip(SLOT_ADDRS) {
-        let bytes: alloc::boxed::Box<[u8]> = backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?.bytes().into();
-        if let Some(opened) = sealer.open_checkpoint(index, &bytes)? {
-            if slot_index(opened.checkpoint.generation) != index {
-                return Err(Corrupt::Checkpoint("a generation in the other's slot").into());
-            }
-            slots.push(OpenedSlot { index, opened, bytes });
+    for index in [0, 1] {
+        let bytes = read_slot(backend, index)?;
+        match sealer.open_checkpoint(index, &bytes) {
+            Ok(opened) => slots.push(OpenedSlot { index, opened, bytes }),
+            Err(OpenFault::Auth) => {}
+            Err(OpenFault::Corrupt(why)) => return Err(Corrupt::Checkpoint(why).into()),
         }
     }
     slots.sort_by_key(|slot| slot.opened.checkpoint.generation);
@@ -494,8 +497,9 @@ fn bind_anchor(checkpoint: &Checkpoint, options: &StoreOptions) -> Result<Option
 fn load_epochs(backend: &dyn Backend, sealer: &Sealer, checkpoint: &Checkpoint) -> Result<()> {
     for (index, page) in (0u32..).zip(&checkpoint.epoch_pages) {
         let buf = backend.read_at(page.addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
-        let opened = sealer.open_epoch_page(buf.bytes(), &page.tag);
-        opened.map_err(|failure| failure.unwrap_or(Tampered::EpochPage { index }.into()))?;
+        let mut bytes = alloc::boxed::Box::new([0; BLOCK_SIZE]);
+        bytes.copy_from_slice(buf.bytes());
+        sealer.open_epoch_page(index, &bytes, &page.tag)?;
     }
     Ok(())
 }
@@ -514,7 +518,8 @@ fn build(
     let ring = Ring { start: header.ring_start.0, blocks: header.ring_blocks };
     let checkpoint = newest.opened.checkpoint.clone();
     let limits = Limits::new(options.memory_bytes, &header, &geometry);
-    let allocator = Allocator::new(geometry, checkpoint.alloc_root);
+    let generation = checkpoint.generation;
+    let allocator = Allocator::new(geometry, checkpoint.alloc_root, checkpoint.free_blocks, generation)?;
     allocator.set_reserve(limits.reserve_blocks);
     let node_size = usize::try_from(header.node_size_bytes).map_err(|_| Malformed::HeaderField("node size"))?;
     let layers = Layers {
@@ -532,7 +537,8 @@ fn build(
         inodes_logged: checkpoint.inodes,
         unwritten_stored: checkpoint.unwritten_blocks,
         unwritten_frozen: 0,
-        unwritten_pending: 0,
+        unwritten_active: 0,
+        unwritten_unlogged: 0,
         sequence: 0,
         oldest_change: None,
         last_change: env.clock.now(),
@@ -560,7 +566,7 @@ fn build(
         limits,
         layers: RwLock::new(layers),
         log: Mutex::new(log),
-        generation: AtomicU64::new(checkpoint.generation.0),
+        generation: AtomicU64::new(last_generation(&checkpoint, damaged_slot)),
         node_count: AtomicU64::new(checkpoint.nodes),
         slots: Mutex::new(Slots {
             newest_salt: newest.opened.salt,
@@ -578,6 +584,12 @@ fn build(
         unflushed: Unflushed::default(),
         replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
     })
+}
+
+/// The highest generation that may have been used. A damaged slot may have held the one after ours; the two that follow
+/// are left out, so that no generation ever means two states and the next slot written is the damaged one.
+fn last_generation(checkpoint: &Checkpoint, damaged_slot: Option<u8>) -> u64 {
+    checkpoint.generation.0 + if damaged_slot.is_some() { 2 } else { 0 }
 }
 
 fn root_of(checkpoint: &Checkpoint, tree: u32) -> Option<Root> {

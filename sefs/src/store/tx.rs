@@ -185,7 +185,7 @@ impl<'a> Tx<'a> {
         let changes = core::mem::take(&mut self.changes);
         let held = core::mem::take(&mut self.held);
         if changes.is_empty() && self.inodes == 0 {
-            store.alloc.release_held(&held);
+            held.into_iter().for_each(|extent| store.give_back(extent));
             return;
         }
         let mut superseded = Vec::new();
@@ -195,7 +195,7 @@ impl<'a> Tx<'a> {
                 layers.change(change, &mut superseded);
             }
             layers.inodes = layers.inodes.saturating_add_signed(self.inodes);
-            layers.unwritten_pending += self.unwritten;
+            layers.unwritten_unlogged += self.unwritten;
             layers.sequence += 1;
             let now = store.clock.now();
             layers.last_change = now;
@@ -210,7 +210,7 @@ impl<'a> Tx<'a> {
 
 impl Drop for Tx<'_> {
     fn drop(&mut self) {
-        self.store.alloc.release_held(&self.held);
+        self.held.iter().for_each(|extent| self.store.give_back(*extent));
     }
 }
 
@@ -243,16 +243,19 @@ impl Layers {
         }
     }
 
-    /// Takes a chunk out of the tombstone that covers it, if one does.
+    /// Takes a chunk out of all tombstones that cover it; true if one did.
     fn uncover(&mut self, object: ObjectId, chunk: u64) -> bool {
-        let Some(range) = self.ranges.covering(object, chunk) else { return false };
-        let tail = Range { first_chunk: chunk + 1, ..range };
-        self.set_range(Range { end_chunk: chunk, ..range });
-        if tail.first_chunk < tail.end_chunk {
-            let id = self.new_id();
-            self.set_range(Range { id, ..tail });
+        let mut covered = false;
+        while let Some(range) = self.ranges.covering(object, chunk) {
+            covered = true;
+            let tail = Range { first_chunk: chunk + 1, ..range };
+            self.set_range(Range { end_chunk: chunk, ..range });
+            if tail.first_chunk < tail.end_chunk {
+                let id = self.new_id();
+                self.set_range(Range { id, ..tail });
+            }
         }
-        true
+        covered
     }
 
     fn set_range(&mut self, range: Range) {
@@ -274,6 +277,13 @@ impl Layers {
 }
 
 impl Store {
+    /// Gives back blocks that no group names. That the allocator does not know them is our own mistake.
+    pub(super) fn give_back(&self, extent: Extent) {
+        if let Err(failure) = self.alloc.give_back(extent) {
+            self.latch(failure);
+        }
+    }
+
     /// Seals consecutive blocks of an object for one extent, run by run: a run stays within a chunk.
     pub(super) fn seal_run(
         &self,
