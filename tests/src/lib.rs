@@ -1,0 +1,20 @@
+//! What the campaigns share: a model of POSIX, a backend that remembers, a host that fails, a ledger of nonces.
+//!
+//! ```text
+//! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
+//!                            └────► world ─► recorder, faulty ─► disk
+//!                                     └────► ledger            seed
+//! ```
+pub mod content;
+pub mod disk;
+pub mod faulty;
+pub mod history;
+pub mod ledger;
+pub mod model;
+pub mod op;
+pub mod recorder;
+pub mod seed;
+pub mod stage;
+pub mod tree;
+pub mod walk;
+pub mod world;
