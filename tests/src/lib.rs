@@ -17,4 +17,5 @@ pub mod seed;
 pub mod stage;
 pub mod tree;
 pub mod walk;
+pub mod watchdog;
 pub mod world;
