@@ -12,6 +12,7 @@ pub mod history;
 pub mod ledger;
 pub mod model;
 pub mod op;
+pub mod play;
 pub mod recorder;
 pub mod seed;
 pub mod stage;

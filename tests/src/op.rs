@@ -36,7 +36,7 @@ pub enum Making {
 }
 
 /// One operation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Make a node.
     Make(Place, Making, u32),

@@ -28,8 +28,11 @@ pub enum Event {
         /// How much.
         len_bytes: u64,
     },
-    /// A flush returned.
-    Flush,
+    /// A flush returned. Durable are the first `covers` events: those that had completed when it was called.
+    Flush {
+        /// How many events.
+        covers: usize,
+    },
     /// The image got longer.
     Grow(u64),
 }
@@ -163,9 +166,11 @@ impl Backend for Recorder {
     }
 
     fn flush(&self) -> Result<(), BackendError> {
+        let covers = self.position();
+        std::thread::yield_now();
         let mut shared = self.lock();
         if shared.recording {
-            shared.events.push(Event::Flush);
+            shared.events.push(Event::Flush { covers });
         }
         Ok(())
     }
@@ -220,11 +225,11 @@ impl Recording {
     /// A disk that a crash after the first `count` events could have left: the durable part, and a random subset of the
     /// later writes, reordered and torn.
     pub fn crash(&self, count: usize, dice: &mut Dice) -> Disk {
-        let durable = self.last_flush(count);
+        let durable = self.durable(count);
         let mut disk = self.base.clone();
         for event in &self.events[..durable] {
             match event {
-                // A discard may take effect at any later time or never.
+                // A discard may never take effect.
                 Event::Discard { .. } if dice.one_in(2) => {}
                 event => apply(&mut disk, event),
             }
@@ -241,9 +246,10 @@ impl Recording {
         disk
     }
 
-    /// Events up to and including the last flush among the first `count`.
-    pub fn last_flush(&self, count: usize) -> usize {
-        self.events[..count].iter().rposition(|event| matches!(event, Event::Flush)).map_or(0, |at| at + 1)
+    /// How many of the first `count` events the flushes among them made durable.
+    pub fn durable(&self, count: usize) -> usize {
+        let covered = |event: &Event| if let Event::Flush { covers } = event { *covers } else { 0 };
+        self.events[..count].iter().map(covered).max().unwrap_or(0)
     }
 
     /// Every content that each page ever had, oldest first, the base's included when it was not zero.
@@ -275,7 +281,7 @@ fn apply(disk: &mut Disk, event: &Event) {
     match event {
         Event::Write { offset_bytes, data } => disk.write(*offset_bytes, data),
         Event::Discard { offset_bytes, len_bytes } => scramble(disk, *offset_bytes, *len_bytes),
-        Event::Flush => {}
+        Event::Flush { .. } => {}
         Event::Grow(len_bytes) => disk.set_len((*len_bytes).max(disk.len_bytes())),
     }
 }

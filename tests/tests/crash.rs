@@ -38,7 +38,7 @@ impl Campaign {
     /// Every prefix, and `samples` losses at each.
     fn run(&mut self, samples: usize) {
         for count in 0..=self.history.recording.events.len() {
-            let after_write = count == 0 || !matches!(self.history.recording.events[count - 1], Event::Flush);
+            let after_write = count == 0 || !matches!(self.history.recording.events[count - 1], Event::Flush { .. });
             if after_write {
                 let disk = self.history.recording.prefix(count);
                 self.judge(count, &disk, "all writes up to here");
