@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
-//!                            └────► world ─► recorder, faulty ─► disk
-//!                                     └────► ledger            seed
+//!           ├─► play ──────► world ─► ledger
+//!           └─► vault, faulty ──────► recorder ─► disk; seed, watchdog
 //! ```
 pub mod content;
 pub mod disk;
@@ -17,6 +17,7 @@ pub mod recorder;
 pub mod seed;
 pub mod stage;
 pub mod tree;
+pub mod vault;
 pub mod walk;
 pub mod watchdog;
 pub mod world;
