@@ -64,6 +64,8 @@ pub struct Checkpoint {
     pub unwritten_blocks: u64,
     /// Inodes in use.
     pub inodes: u64,
+    /// Nodes of all trees.
+    pub nodes: u64,
     /// What proves the allocation's root page.
     pub alloc_root: AllocEntry,
     /// The anchor that this volume was made for.
@@ -140,8 +142,7 @@ impl Checkpoint {
     pub fn encode(&self) -> [u8; CHECKPOINT_LEN] {
         assert!((1..=2).contains(&self.accepted_headers.len()), "accepted header digests");
         assert!(self.roots.len() <= MAX_ROOTS && self.epoch_pages.len() <= MAX_EPOCH_PAGES, "roots or epoch pages");
-        let flags =
-            (if self.clean { FLAG_CLEAN } else { 0 }) | (if self.epoch_start { FLAG_EPOCH_START } else { 0 });
+        let flags = (if self.clean { FLAG_CLEAN } else { 0 }) | (if self.epoch_start { FLAG_EPOCH_START } else { 0 });
         let mut out = Writer::with_capacity(CHECKPOINT_LEN);
         out.u64(self.generation.0).bytes(&self.previous_salt).u64(self.log_start.0).bytes(&self.previous_tag);
         out.u32(self.log_epoch.0).u32(self.epoch_count).u32(count_u32(self.epoch_pages.len())).u16(flags);
@@ -160,6 +161,7 @@ impl Checkpoint {
         for page in &self.epoch_pages {
             out.u48(page.addr.0).zeros(2).bytes(&page.tag);
         }
+        out.pad_to(280 + MAX_ROOTS * ROOT_LEN + MAX_EPOCH_PAGES * 24).u64(self.nodes);
         out.pad_to(CHECKPOINT_LEN);
         out.finish_array()
     }
@@ -193,14 +195,15 @@ impl Checkpoint {
         let anchor = AnchorBinding::read(&mut reader)?;
         let roots = read_roots(&mut reader)?;
         let epoch_pages = read_epoch_pages(&mut reader, page_count)?;
-        reader.zeros(1752)?;
+        let nodes = reader.u64()?;
+        reader.zeros(1744)?;
         reader.end()?;
         let (clean, epoch_start) = (flags & FLAG_CLEAN != 0, flags & FLAG_EPOCH_START != 0);
         #[rustfmt::skip]
         let checkpoint = Checkpoint {
             generation, previous_salt, log_start, previous_tag, log_epoch, epoch_count, clean, epoch_start,
-            accepted_headers, alloc_levels, next_id, free_blocks, unwritten_blocks, inodes, alloc_root, anchor,
-            roots, epoch_pages,
+            accepted_headers, alloc_levels, next_id, free_blocks, unwritten_blocks, inodes, nodes, alloc_root,
+            anchor, roots, epoch_pages,
         };
         Ok(checkpoint)
     }

@@ -362,4 +362,3 @@ fn decode_runs(
     }
     if covered == present { Ok(()) } else { Err("runs do not cover the present mask") }
 }
-

@@ -156,8 +156,8 @@ impl Inode {
     pub fn encode(&self) -> Vec<u8> {
         let extension_len: usize = self.extensions.iter().map(|(_, bytes)| 4 + bytes.len()).sum();
         assert!(INODE_FIXED_LEN + extension_len <= MAX_VALUE_LEN, "{extension_len} bytes of inode extensions");
-        let flags = (if self.flags.inline { FLAG_INLINE } else { 0 })
-            | (if self.flags.past_end { FLAG_PAST_END } else { 0 });
+        let flags =
+            (if self.flags.inline { FLAG_INLINE } else { 0 }) | (if self.flags.past_end { FLAG_PAST_END } else { 0 });
         let mut out = Writer::with_capacity(INODE_FIXED_LEN + extension_len);
         out.u8(VERSION).u8(0).u16(count_u16(extension_len)).u32(self.mode).u32(self.uid).u32(self.gid);
         out.u32(self.links).u32(flags).u64(self.size).u64(self.object.0).u64(self.change).u64(self.rdev);

@@ -141,13 +141,10 @@ mod tests {
             Key::new(1, Kind::Extent, 0),
         ];
         keys.sort();
-        assert_eq!(keys.map(|key| (key.object, u8::from(key.kind), key.offset)), [
-            (1, 1, 1),
-            (1, 1, 9),
-            (1, 5, 0),
-            (1, 17, 0),
-            (2, 1, 0)
-        ]);
+        assert_eq!(
+            keys.map(|key| (key.object, u8::from(key.kind), key.offset)),
+            [(1, 1, 1), (1, 1, 9), (1, 5, 0), (1, 17, 0), (2, 1, 0)]
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod chunk;
 mod codec;
 mod epoch_page;
 mod group;
+mod header;
 mod inode;
 mod key;
 mod record;
@@ -25,6 +26,11 @@ pub use codec::Decoded;
 pub use epoch_page::{ENTRIES_PER_EPOCH_PAGE, EPOCH_PAGE_PAYLOAD_LEN, EpochEntry, EpochPage, LIVE_UNKNOWN};
 pub use group::{
     GROUP_ASSOCIATED_LEN, GROUP_BODY_HEAD_LEN, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord, RECORD_HEAD_LEN,
+};
+pub use header::{
+    CHECKPOINT_SLOTS, HEADER_BLOCKS, HEADER_LEN, Header, KeySlot, LayerRef, MAX_KEY_SLOTS, MAX_LABEL_LEN,
+    MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, RING_START, SUITE_AES_256_GCM, VerifiedHeader, ring_blocks_for,
+    usable_blocks,
 };
 pub use inode::{FileKind, INODE_FIXED_LEN, Inode, InodeFlags, MAX_FILE_SIZE};
 pub use key::{KEY_LEN, Key, Kind, MAX_VALUE_LEN};

@@ -1,0 +1,359 @@
+//! The volume header: 65,536 bytes in plain under one authentication code.
+//!
+//! The byte table stands in section 2 of the format page.
+//!
+//! *Security*: a decoded [`Header`] is the host's word, good for finding the key slots and nothing else. Only
+//! [`Header::verify`] mints a [`VerifiedHeader`], which everything that opens or seals demands. The commitment is
+//! compared before the authentication code, so that a wrong key and a changed header are told apart.
+//!
+//! *Invariants* of a decoded header: the ring lies inside group 0 between block 64 and the replica; the last group has
+//! room for its homes and the replica; every size is bounded, so that arithmetic on addresses cannot overflow.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::FORMAT_VERSION;
+use super::codec::{Decoded, Reader, Writer, count_u16};
+use crate::error::{Error, Incompatible, Malformed, Result, Tampered};
+use crate::suite::{SecretKey, Suite};
+use crate::types::{BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, GROUP_BLOCKS};
+
+/// Bytes of a header.
+pub const HEADER_LEN: usize = 65_536;
+/// Blocks of a header.
+pub const HEADER_BLOCKS: u64 = 16;
+/// Key slots.
+pub const MAX_KEY_SLOTS: usize = 16;
+/// Bytes of the longest body of a key slot.
+pub const MAX_SLOT_BODY: usize = 2044;
+/// Bytes of the longest label.
+pub const MAX_LABEL_LEN: usize = 64;
+/// Blocks of the smallest volume: 4 MiB.
+pub const MIN_TOTAL_BLOCKS: u64 = 1024;
+/// Blocks of the largest volume: 2 PiB, what four levels of summaries cover.
+pub const MAX_TOTAL_BLOCKS: u64 = 1 << 39;
+/// The blocks of the two checkpoint slots.
+pub const CHECKPOINT_SLOTS: [BlockAddr; 2] = [BlockAddr(16), BlockAddr(17)];
+/// Where the log ring starts.
+pub const RING_START: BlockAddr = BlockAddr(64);
+/// The suite that this version uses.
+pub const SUITE_AES_256_GCM: u16 = 1;
+
+const MAGIC: &[u8; 8] = b"SEFSvol\0";
+const IMAGE_READ_WRITE: u16 = 1;
+const NAME_HASH_SHA256: u16 = 1;
+/// Incompatible features that this version knows: none.
+const KNOWN_INCOMPATIBLE: u64 = 0;
+/// Incompatible feature 0: the layer table is in use.
+const FEATURE_LAYERS: u64 = 1;
+/// Read-only-compatible features that this version knows: none.
+const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
+const IMMUTABLE_LEN: usize = 256;
+const COMMITMENT_AT: usize = 80;
+const VOLUME_ID_AT: usize = 24;
+const MAC_AT: usize = HEADER_LEN - 32;
+const BLOCKS_PER_CHUNK: u32 = 64;
+const BLOCKS_PER_GROUP: u32 = 32_768;
+const LABEL_AT: usize = 296;
+const LAYERS_AT: usize = 4096;
+const LAYER_LEN: usize = 64;
+const MAX_LAYERS: usize = 16;
+const SLOTS_AT: usize = 8192;
+const SLOT_LEN: usize = 2048;
+const RESERVED_AFTER_SLOTS_AT: usize = SLOTS_AT + MAX_KEY_SLOTS * SLOT_LEN;
+const _: () = assert!(CHUNK_BLOCKS == 64 && GROUP_BLOCKS == 32_768, "the header states both");
+/// The last group holds at least its homes, the replica and as much again.
+const MIN_GROUP_BLOCKS: u64 = 64;
+
+/// What the header says. Version, image type, suite, name hash, chunk and group size have one value in this version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Features that a reader must know; see [`Header::decode`].
+    pub incompatible: u64,
+    /// The volume's UUID.
+    pub volume_id: [u8; 16],
+    /// Bytes of a tree node: 16,384, 32,768 or 65,536.
+    pub node_size_bytes: u32,
+    /// The first block of the log ring; 64 or more.
+    pub ring_start: BlockAddr,
+    /// Blocks of the log ring: 64 to 16,384, all in group 0.
+    pub ring_blocks: u64,
+    /// What any writer may leave in log and overlay: 64 KiB to 1 GiB.
+    pub max_unmerged_bytes: u64,
+    /// From 1, one higher with each change.
+    pub generation: u64,
+    /// Features without which a volume can only be read.
+    pub read_only_compatible: u64,
+    /// Features that a reader and a writer may ignore.
+    pub compatible: u64,
+    /// Blocks of the volume; see [`usable_blocks`].
+    pub total_blocks: u64,
+    /// From 1, one higher with each volume key.
+    pub key_generation: u32,
+    /// At most 64 bytes, without NUL.
+    pub label: String,
+    /// The images below this volume, at most 16.
+    pub layers: Vec<LayerRef>,
+    /// The wrapped volume keys, at most 16.
+    pub slots: Vec<KeySlot>,
+}
+
+/// An image below this volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LayerRef {
+    /// Its volume id.
+    pub volume_id: [u8; 16],
+    /// The digest it is bound by.
+    pub root_digest: [u8; 32],
+}
+
+/// A wrapped volume key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeySlot {
+    /// What wraps it: 1 raw key file, 2 passphrase, 3 platform, 4 recovery shares. Never 0; others are kept as they are.
+    pub kind: u16,
+    /// At most [`MAX_SLOT_BODY`] bytes, opaque here.
+    pub body: Vec<u8>,
+}
+
+/// Proof that a header was authenticated, and its digests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VerifiedHeader {
+    digest: [u8; 32],
+    immutable_digest: [u8; 32],
+}
+
+impl VerifiedHeader {
+    /// SHA-256 of the whole header: what checkpoints accept.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// SHA-256 of the immutable part: what every key is derived with.
+    pub fn immutable_digest(&self) -> &[u8; 32] {
+        &self.immutable_digest
+    }
+}
+
+/// How many of a backend's blocks a volume can use; `None` if there are too few or too many. A last group that is too
+/// short for its homes and the replica is left out.
+pub fn usable_blocks(blocks: u64) -> Option<u64> {
+    let tail = blocks % GROUP_BLOCKS;
+    let usable = if tail < MIN_GROUP_BLOCKS { blocks - tail } else { blocks };
+    (MIN_TOTAL_BLOCKS..=MAX_TOTAL_BLOCKS).contains(&usable).then_some(usable)
+}
+
+/// How many blocks the log ring of a new volume has.
+pub fn ring_blocks_for(total_blocks: u64) -> u64 {
+    const SMALL_VOLUME_BLOCKS: u64 = (64 << 20) / BLOCK_SIZE_U64;
+    if total_blocks < SMALL_VOLUME_BLOCKS {
+        (total_blocks / 16).clamp(64, 256)
+    } else {
+        (total_blocks / 64).clamp(256, 16_384)
+    }
+}
+
+/// The commitment to a volume key that the immutable part holds.
+fn key_commitment(suite: &dyn Suite, volume_id: &[u8], volume_key: &SecretKey) -> [u8; 32] {
+    *suite.derive(volume_id, volume_key, &[b"sefs 1 key commitment"]).expose()
+}
+
+fn header_key(suite: &dyn Suite, volume_key: &SecretKey, immutable_digest: &[u8; 32]) -> SecretKey {
+    suite.derive(&[], volume_key, &[b"sefs 1 header", immutable_digest])
+}
+
+impl Header {
+    /// The stored form, authenticated with keys from the volume key. Panics if a field exceeds its documented range.
+    pub fn seal(&self, suite: &dyn Suite, volume_key: &SecretKey) -> (Box<[u8]>, VerifiedHeader) {
+        let mut out = self.write_fields(&key_commitment(suite, &self.volume_id, volume_key));
+        let immutable_digest = suite.sha256(&[&out[..IMMUTABLE_LEN]]);
+        let mac = suite.mac(&header_key(suite, volume_key, &immutable_digest), &out[..MAC_AT]);
+        out[MAC_AT..].copy_from_slice(&mac);
+        let digest = suite.sha256(&[&out]);
+        if let Err(error) = Header::decode(&out) {
+            panic!("a header that could not be read back: {error}");
+        }
+        (out.into_boxed_slice(), VerifiedHeader { digest, immutable_digest })
+    }
+
+    /// The value of a stored header, checked in form only: the authentication code is not.
+    ///
+    /// Errors: `Malformed` and `Incompatible`.
+    pub fn decode(bytes: &[u8]) -> Result<Header> {
+        if !bytes.starts_with(MAGIC) {
+            return Err(Malformed::NotSefs.into());
+        }
+        if bytes.len() != HEADER_LEN {
+            let actual_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            return Err(Malformed::Truncated { expected_bytes: HEADER_BLOCKS * BLOCK_SIZE_U64, actual_bytes }.into());
+        }
+        read_version(bytes)?;
+        let header = Header::read_fields(bytes).map_err(Malformed::HeaderField)?;
+        header.check_ranges().map_err(Malformed::HeaderField)?;
+        Ok(header)
+    }
+
+    /// Decodes a header and authenticates it with keys from the volume key.
+    ///
+    /// Errors: as [`Header::decode`]; `WrongKey` if the header commits to another key; `Tampered` if it commits to this
+    /// key and does not authenticate.
+    pub fn verify(bytes: &[u8], suite: &dyn Suite, volume_key: &SecretKey) -> Result<(Header, VerifiedHeader)> {
+        let header = Header::decode(bytes)?;
+        let commitment = key_commitment(suite, &header.volume_id, volume_key);
+        if bytes[COMMITMENT_AT..COMMITMENT_AT + 32] != commitment {
+            return Err(Error::WrongKey);
+        }
+        let immutable_digest = suite.sha256(&[&bytes[..IMMUTABLE_LEN]]);
+        let (covered, mac) = bytes.split_last_chunk::<32>().ok_or(Tampered::Header)?;
+        let key = header_key(suite, volume_key, &immutable_digest);
+        suite.verify_mac(&key, covered, mac).map_err(|_| Tampered::Header)?;
+        Ok((header, VerifiedHeader { digest: suite.sha256(&[bytes]), immutable_digest }))
+    }
+
+    /// Whether the volume has features without which it can only be read.
+    pub fn requires_read_only(&self) -> bool {
+        self.read_only_compatible & !KNOWN_READ_ONLY_COMPATIBLE != 0
+    }
+
+    /// All bytes up to the authentication code, which is zero.
+    fn write_fields(&self, commitment: &[u8; 32]) -> Vec<u8> {
+        let mut out = Writer::with_capacity(HEADER_LEN);
+        out.bytes(MAGIC).u16(FORMAT_VERSION).u16(IMAGE_READ_WRITE).zeros(4).u64(self.incompatible);
+        out.bytes(&self.volume_id).u16(SUITE_AES_256_GCM).u16(NAME_HASH_SHA256).u32(self.node_size_bytes);
+        out.u32(BLOCKS_PER_CHUNK).u32(BLOCKS_PER_GROUP).u64(self.ring_start.0).u64(self.ring_blocks);
+        out.u64(self.max_unmerged_bytes).bytes(commitment).pad_to(IMMUTABLE_LEN);
+        out.u64(self.generation).u64(self.read_only_compatible).u64(self.compatible).u64(self.total_blocks);
+        out.u32(self.key_generation).u16(count_u16(self.layers.len())).zeros(2);
+        out.bytes(self.label.as_bytes()).pad_to(LABEL_AT + MAX_LABEL_LEN).pad_to(LAYERS_AT);
+        for layer in &self.layers {
+            out.bytes(&layer.volume_id).bytes(&layer.root_digest).zeros(16);
+        }
+        out.pad_to(LAYERS_AT + MAX_LAYERS * LAYER_LEN).pad_to(SLOTS_AT);
+        for (slot, end) in self.slots.iter().zip((SLOTS_AT..RESERVED_AFTER_SLOTS_AT).step_by(SLOT_LEN)) {
+            out.u16(slot.kind).u16(count_u16(slot.body.len())).bytes(&slot.body).pad_to(end + SLOT_LEN);
+        }
+        out.pad_to(HEADER_LEN);
+        out.finish()
+    }
+
+    /// Reads what follows the version. `bytes` is as long as a header.
+    fn read_fields(bytes: &[u8]) -> Decoded<Header> {
+        let mut fixed = Reader::new(&bytes[VOLUME_ID_AT..LAYERS_AT]);
+        let incompatible = Reader::new(&bytes[16..VOLUME_ID_AT]).u64()?;
+        let volume_id = fixed.array()?;
+        let _suite = fixed.u16()?;
+        demand(fixed.u16()? == NAME_HASH_SHA256, "name hash")?;
+        let node_size_bytes = fixed.u32()?;
+        demand(fixed.u32()? == BLOCKS_PER_CHUNK, "blocks per chunk")?;
+        demand(fixed.u32()? == BLOCKS_PER_GROUP, "blocks per group")?;
+        let (ring_start, ring_blocks) = (BlockAddr(fixed.u64()?), fixed.u64()?);
+        let max_unmerged_bytes = fixed.u64()?;
+        let _commitment = fixed.bytes(32)?;
+        reserved(&mut fixed, IMMUTABLE_LEN - COMMITMENT_AT - 32)?;
+        let (generation, read_only_compatible) = (fixed.u64()?, fixed.u64()?);
+        let (compatible, total_blocks) = (fixed.u64()?, fixed.u64()?);
+        let (key_generation, layer_count) = (fixed.u32()?, fixed.u16()?);
+        reserved(&mut fixed, 2)?;
+        let label = read_label(fixed.bytes(MAX_LABEL_LEN)?)?;
+        let rest = fixed.remaining();
+        reserved(&mut fixed, rest)?;
+        let layers = read_layers(&bytes[LAYERS_AT..SLOTS_AT], layer_count)?;
+        let slots = read_slots(&bytes[SLOTS_AT..RESERVED_AFTER_SLOTS_AT])?;
+        reserved(&mut Reader::new(&bytes[RESERVED_AFTER_SLOTS_AT..]), MAC_AT - RESERVED_AFTER_SLOTS_AT)?;
+        #[rustfmt::skip]
+        let header = Header {
+            incompatible, volume_id, node_size_bytes, ring_start, ring_blocks, max_unmerged_bytes, generation,
+            read_only_compatible, compatible, total_blocks, key_generation, label, layers, slots,
+        };
+        Ok(header)
+    }
+
+    fn check_ranges(&self) -> Decoded<()> {
+        demand(matches!(self.node_size_bytes, 16_384 | 32_768 | 65_536), "node size")?;
+        demand(self.generation > 0, "header generation")?;
+        demand(self.key_generation > 0, "volume key generation")?;
+        demand((1 << 16..=1 << 30).contains(&self.max_unmerged_bytes), "max_unmerged_bytes")?;
+        demand(usable_blocks(self.total_blocks) == Some(self.total_blocks), "total_blocks")?;
+        demand((64..=16_384).contains(&self.ring_blocks), "ring_blocks")?;
+        let ring_limit = (self.total_blocks - HEADER_BLOCKS).min(GROUP_BLOCKS);
+        let ring_end = self.ring_start.0.checked_add(self.ring_blocks);
+        demand(self.ring_start >= RING_START && ring_end.is_some_and(|end| end <= ring_limit), "ring_start")?;
+        demand(self.layers.is_empty() == (self.incompatible & FEATURE_LAYERS == 0), "layer count")
+    }
+}
+
+/// Checks what decides how everything else is to be read. `bytes` start with the magic number.
+fn read_version(bytes: &[u8]) -> Result<()> {
+    let mut reader = Reader::new(bytes);
+    let mut read = || -> Decoded<_> {
+        reader.bytes(MAGIC.len())?;
+        let (version, image_type, zeros, incompatible) = (reader.u16()?, reader.u16()?, reader.zeros(4), reader.u64()?);
+        reader.bytes(16)?;
+        Ok((version, image_type, zeros, incompatible, reader.u16()?))
+    };
+    let (version, image_type, zeros, incompatible, suite) = read().map_err(Malformed::HeaderField)?;
+    if version != FORMAT_VERSION {
+        return Err(Incompatible::FormatVersion(version).into());
+    }
+    if image_type != IMAGE_READ_WRITE {
+        return Err(Incompatible::ImageType(image_type).into());
+    }
+    if incompatible & !KNOWN_INCOMPATIBLE != 0 {
+        return Err(Incompatible::Features(incompatible & !KNOWN_INCOMPATIBLE).into());
+    }
+    if suite != SUITE_AES_256_GCM {
+        return Err(Incompatible::Suite(suite).into());
+    }
+    Ok(zeros.map_err(|_| Malformed::HeaderField(RESERVED))?)
+}
+
+fn read_label(bytes: &[u8]) -> Decoded<String> {
+    let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    let (label, padding) = bytes.split_at(len);
+    demand(padding.iter().all(|&byte| byte == 0), "label")?;
+    core::str::from_utf8(label).map(String::from).map_err(|_| "label")
+}
+
+fn read_layers(table: &[u8], count: u16) -> Decoded<Vec<LayerRef>> {
+    demand(usize::from(count) <= MAX_LAYERS, "layer count")?;
+    let mut reader = Reader::new(table);
+    let mut layers = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        layers.push(LayerRef { volume_id: reader.array()?, root_digest: reader.array()? });
+        reserved(&mut reader, 16)?;
+    }
+    let rest = reader.remaining();
+    reserved(&mut reader, rest).map(|()| layers)
+}
+
+/// Slots are filled from the first; all after an empty one are empty.
+fn read_slots(table: &[u8]) -> Decoded<Vec<KeySlot>> {
+    let mut slots = Vec::new();
+    let mut table = Reader::new(table);
+    while table.remaining() > 0 {
+        let mut slot = Reader::new(table.bytes(SLOT_LEN)?);
+        let (kind, len) = (slot.u16()?, usize::from(slot.u16()?));
+        demand(len <= MAX_SLOT_BODY, "key slot length")?;
+        let body = slot.bytes(len)?.to_vec();
+        slot.zeros(MAX_SLOT_BODY - len).map_err(|_| "key slot padding")?;
+        if kind == 0 {
+            demand(len == 0, "empty key slot")?;
+            let rest = table.remaining();
+            table.zeros(rest).map_err(|_| "key slot after an empty one")?;
+        } else {
+            slots.push(KeySlot { kind, body });
+        }
+    }
+    Ok(slots)
+}
+
+const RESERVED: &str = "a reserved field";
+
+fn reserved(reader: &mut Reader<'_>, len: usize) -> Decoded<()> {
+    reader.zeros(len).map_err(|_| RESERVED)
+}
+
+fn demand(holds: bool, field: &'static str) -> Decoded<()> {
+    if holds { Ok(()) } else { Err(field) }
+}

@@ -1,0 +1,483 @@
+//! Sealing and opening of everything that hangs on an epoch: data blocks, tree nodes, allocation pages and log groups.
+//!
+//! *Security*: a nonce is 64 random bits, drawn when the message is fixed, and a counter that no key of the epoch uses
+//! twice; it is burned before the message is sealed, whatever happens afterwards. Only an epoch that was drawn by this
+//! very [`Sealer`] can seal: one that was read from a volume has no counter, for nobody knows which nonces an older
+//! state of the volume has used. Associated data come from what the reader expects, never from the block.
+//!
+//! *Invariants*: epoch numbers rise; the current epoch is never dropped; no cryptography runs under the table's lock.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use zeroize::Zeroizing;
+
+use crate::error::{self, Corrupt, Error, Latched, Tampered};
+use crate::format::{
+    AllocEntry, BlockLoc, BlockRef, Checkpoint, ENTRIES_PER_EPOCH_PAGE, EpochEntry, EpochPage, GROUP_PREFIX_LEN,
+    GroupPrefix, LIVE_UNKNOWN, LogRecord, MAX_EPOCHS, VerifiedHeader, nonce_at,
+};
+use crate::keys::{
+    CLASS_ALLOC_PAGE, CLASS_DATA, CLASS_NODE, Keyring, OpenFault, OpenedSlot, SealedEpochPage, SealedSlot, VolumeKey,
+    associated, random,
+};
+use crate::suite::{Aead, Nonce, Rng, SecretKey, Suite, Tag};
+use crate::sync::{Mutex, RwLock};
+use crate::types::{BLOCK_SIZE, EpochId, Lsn};
+
+/// Messages that one epoch may seal: what the 32-bit counter can tell apart.
+const DEFAULT_EPOCH_LIMIT: u64 = 1 << 32;
+/// An epoch counts as exhausted this many messages before its end, so that what is under way still fits.
+const MAX_MARGIN: u64 = 1 << 20;
+/// Epochs whose keys are kept expanded.
+const MAX_EXPANDED: usize = 64;
+
+/// Blocks that were sealed with consecutive nonces.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SealedRun {
+    pub(crate) epoch: EpochId,
+    /// The nonce of the first block; see `nonce_at` for the others'.
+    pub(crate) nonce: Nonce,
+    /// One for each block.
+    pub(crate) tags: Vec<Tag>,
+}
+
+/// What proves one sealed message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Proof {
+    pub(crate) epoch: EpochId,
+    pub(crate) nonce: Nonce,
+    pub(crate) tag: Tag,
+}
+
+/// A log group as it will stand in the ring, without its data blocks.
+pub(crate) struct SealedGroup {
+    /// Whole blocks.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) prefix: GroupPrefix,
+}
+
+/// Where a group will stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GroupPlace {
+    pub(crate) lsn: Lsn,
+    pub(crate) previous_tag: Tag,
+    pub(crate) epoch: EpochId,
+    pub(crate) data_blocks: u32,
+}
+
+/// Why a block did not open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OpenFailure {
+    /// The table does not hold the epoch that the parent names.
+    UnknownEpoch(EpochId),
+    /// The block does not authenticate.
+    Auth,
+}
+
+/// Why nothing was sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SealFailure {
+    /// The random generator failed.
+    Rng,
+    /// The epoch was not drawn here, or there is none yet.
+    NoEpoch,
+    /// The epoch has not enough nonces left.
+    Exhausted,
+    /// The table is full.
+    TooManyEpochs,
+}
+
+impl From<SealFailure> for Error {
+    fn from(failure: SealFailure) -> Error {
+        let cause = match failure {
+            SealFailure::Rng => return Error::Rng,
+            SealFailure::NoEpoch => "something was to be sealed without an epoch",
+            SealFailure::Exhausted => "the epoch's nonces are used up",
+            SealFailure::TooManyEpochs => "the table of epochs is full",
+        };
+        Latched { cause: cause.into() }.into()
+    }
+}
+
+/// Seals and opens. All methods may be called from several threads.
+pub(crate) struct Sealer {
+    keyring: Keyring,
+    rng: Arc<dyn Rng>,
+    table: RwLock<Table>,
+}
+
+struct Table {
+    epochs: BTreeMap<EpochId, Epoch>,
+    current: Option<EpochId>,
+    /// Messages that an epoch may seal.
+    limit: u64,
+    /// How many of `epochs` have their keys expanded.
+    expanded: usize,
+}
+
+struct Epoch {
+    secret: SecretKey,
+    live_blocks: u64,
+    keys: Option<Arc<EpochKeys>>,
+    /// Only epochs that were drawn here have one, and only they seal.
+    nonces: Option<Arc<NonceSource>>,
+}
+
+struct EpochKeys {
+    data: Box<dyn Aead>,
+    node: Box<dyn Aead>,
+    log: Box<dyn Aead>,
+}
+
+/// What an epoch needs for sealing.
+struct SealingEpoch {
+    id: EpochId,
+    keys: Arc<EpochKeys>,
+    nonces: Arc<NonceSource>,
+    limit: u64,
+}
+
+/// The counter of an epoch.
+#[derive(Default)]
+struct NonceSource {
+    next: Mutex<u64>,
+}
+
+impl NonceSource {
+    /// Draws a prefix and burns `count` counters; returns the first nonce. The counters of a run do not wrap.
+    fn burn(&self, count: u64, limit: u64, rng: &dyn Rng) -> Result<Nonce, SealFailure> {
+        let prefix: [u8; 8] = random(rng).map_err(|_| SealFailure::Rng)?;
+        let mut next = self.next.lock();
+        let end = next.checked_add(count).filter(|&end| end <= limit).ok_or(SealFailure::Exhausted)?;
+        let first = u32::try_from(*next).map_err(|_| SealFailure::Exhausted)?;
+        *next = end;
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&prefix);
+        nonce[8..].copy_from_slice(&first.to_be_bytes());
+        Ok(nonce)
+    }
+
+    fn left(&self, limit: u64) -> u64 {
+        limit.saturating_sub(*self.next.lock())
+    }
+}
+
+/// Data blocks, nodes, allocation pages and log groups.
+impl Sealer {
+    pub(crate) fn new(suite: Arc<dyn Suite>, rng: Arc<dyn Rng>, key: &VolumeKey, header: &VerifiedHeader) -> Sealer {
+        let table = Table { epochs: BTreeMap::new(), current: None, limit: DEFAULT_EPOCH_LIMIT, expanded: 0 };
+        Sealer { keyring: Keyring::new(suite, key, header), rng, table: RwLock::new(table) }
+    }
+
+    pub(crate) fn suite(&self) -> &Arc<dyn Suite> {
+        self.keyring.suite()
+    }
+
+    /// Seals whole blocks, `plain` into `out` of the same length, with consecutive nonces of the current epoch.
+    pub(crate) fn seal_data(&self, plain: &[u8], out: &mut [u8]) -> Result<SealedRun, SealFailure> {
+        assert!(plain.len() == out.len() && plain.len().is_multiple_of(BLOCK_SIZE), "whole blocks are sealed");
+        let epoch = self.sealing(None)?;
+        let blocks = u32::try_from(plain.len() / BLOCK_SIZE).map_err(|_| SealFailure::Exhausted)?;
+        let nonce = epoch.nonces.burn(u64::from(blocks), epoch.limit, &*self.rng)?;
+        let mut tags = Vec::with_capacity(plain.len() / BLOCK_SIZE);
+        let sources = plain.chunks_exact(BLOCK_SIZE).zip(out.chunks_exact_mut(BLOCK_SIZE));
+        for (index, (plain, out)) in (0..blocks).zip(sources) {
+            let nonce = nonce_at(&nonce, index).ok_or(SealFailure::Exhausted)?;
+            tags.push(epoch.keys.data.seal(&nonce, &associated(CLASS_DATA, 0), plain, out));
+        }
+        Ok(SealedRun { epoch: epoch.id, nonce, tags })
+    }
+
+    /// Seals one block by itself.
+    pub(crate) fn seal_block(&self, plain: &[u8; BLOCK_SIZE], out: &mut [u8]) -> Result<Proof, SealFailure> {
+        self.seal(|keys| &*keys.data, CLASS_DATA, 0, plain, out)
+    }
+
+    /// Verifies and decrypts a data block in place.
+    pub(crate) fn open_data(&self, loc: &BlockLoc, buf: &mut [u8; BLOCK_SIZE]) -> Result<(), OpenFailure> {
+        let keys = self.keys(loc.epoch)?;
+        let opened = keys.data.open(&loc.nonce, &associated(CLASS_DATA, 0), buf, &loc.tag);
+        opened.map_err(|_| OpenFailure::Auth)
+    }
+
+    /// Seals a tree node of `level`.
+    pub(crate) fn seal_node(&self, level: u8, plain: &[u8], out: &mut [u8]) -> Result<Proof, SealFailure> {
+        self.seal(|keys| &*keys.node, CLASS_NODE, level, plain, out)
+    }
+
+    /// Verifies and decrypts, in place, the tree node that `reference` names; the parent says that its level is `level`.
+    pub(crate) fn open_node(&self, level: u8, reference: &BlockRef, buf: &mut [u8]) -> Result<(), OpenFailure> {
+        let keys = self.keys(reference.epoch)?;
+        let opened = keys.node.open(&reference.nonce, &associated(CLASS_NODE, level), buf, &reference.tag);
+        opened.map_err(|_| OpenFailure::Auth)
+    }
+
+    /// Seals an allocation page of `level` (0 bitmap).
+    pub(crate) fn seal_alloc_page(&self, level: u8, plain: &[u8], out: &mut [u8]) -> Result<Proof, SealFailure> {
+        self.seal(|keys| &*keys.node, CLASS_ALLOC_PAGE, level, plain, out)
+    }
+
+    /// Verifies and decrypts, in place, the allocation page of `level` that `entry` proves.
+    pub(crate) fn open_alloc_page(&self, level: u8, entry: &AllocEntry, buf: &mut [u8]) -> Result<(), OpenFailure> {
+        let keys = self.keys(entry.epoch)?;
+        let opened = keys.node.open(&entry.nonce, &associated(CLASS_ALLOC_PAGE, level), buf, &entry.tag);
+        opened.map_err(|_| OpenFailure::Auth)
+    }
+
+    /// Seals the body of a log group; the epoch is one that was drawn here, not always the current one.
+    pub(crate) fn seal_group(&self, place: &GroupPlace, body: &[u8]) -> Result<SealedGroup, SealFailure> {
+        let sealed_len = u32::try_from(body.len()).map_err(|_| SealFailure::Exhausted)?;
+        let epoch = self.sealing(Some(place.epoch))?;
+        let nonce = epoch.nonces.burn(1, epoch.limit, &*self.rng)?;
+        let &GroupPlace { lsn, previous_tag, epoch: epoch_id, data_blocks } = place;
+        let mut prefix =
+            GroupPrefix { lsn, previous_tag, sealed_len, epoch: epoch_id, data_blocks, nonce, tag: [0; 16] };
+        let end = GROUP_PREFIX_LEN + body.len();
+        let mut bytes = alloc::vec![0; end.next_multiple_of(BLOCK_SIZE)];
+        let out = &mut bytes[GROUP_PREFIX_LEN..end];
+        prefix.tag = epoch.keys.log.seal(&nonce, &prefix.associated_data(), body, out);
+        bytes[..GROUP_PREFIX_LEN].copy_from_slice(&prefix.encode());
+        Ok(SealedGroup { bytes, prefix })
+    }
+
+    /// Opens the sealed part of a group. The caller has compared the prefix with what it expects at this place.
+    pub(crate) fn open_group(&self, prefix: &GroupPrefix, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        if u32::try_from(sealed.len()) != Ok(prefix.sealed_len) {
+            return None;
+        }
+        let keys = self.keys(prefix.epoch).ok()?;
+        let mut body = Zeroizing::new(sealed.to_vec());
+        keys.log.open(&prefix.nonce, &prefix.associated_data(), &mut body, &prefix.tag).ok()?;
+        Some(body)
+    }
+
+    fn seal(
+        &self,
+        key: impl Fn(&EpochKeys) -> &dyn Aead,
+        class: u8,
+        level: u8,
+        plain: &[u8],
+        out: &mut [u8],
+    ) -> Result<Proof, SealFailure> {
+        let epoch = self.sealing(None)?;
+        let nonce = epoch.nonces.burn(1, epoch.limit, &*self.rng)?;
+        let tag = key(&epoch.keys).seal(&nonce, &associated(class, level), plain, out);
+        Ok(Proof { epoch: epoch.id, nonce, tag })
+    }
+}
+
+/// Checkpoints.
+impl Sealer {
+    /// Seals a checkpoint for the slot of its generation.
+    pub(crate) fn seal_checkpoint(&self, checkpoint: &Checkpoint) -> error::Result<SealedSlot> {
+        self.keyring.seal_checkpoint(checkpoint, &*self.rng)
+    }
+
+    /// Opens checkpoint slot `index`.
+    pub(crate) fn open_checkpoint(&self, index: u8, bytes: &[u8; BLOCK_SIZE]) -> Result<OpenedSlot, OpenFault> {
+        self.keyring.open_checkpoint(index, bytes)
+    }
+}
+
+/// The table of epochs.
+impl Sealer {
+    /// Draws an epoch and makes it the current one. Its [`LogRecord`] or the table must be durable before anything that
+    /// it sealed counts.
+    pub(crate) fn new_epoch(&self) -> Result<EpochId, SealFailure> {
+        let secret = SecretKey::new(random(&*self.rng).map_err(|_| SealFailure::Rng)?);
+        let mut table = self.table.write();
+        let id = match table.epochs.last_key_value() {
+            Some((last, _)) => EpochId(last.0.checked_add(1).ok_or(SealFailure::TooManyEpochs)?),
+            None => EpochId(1),
+        };
+        let nonces = Some(Arc::new(NonceSource::default()));
+        table.insert(id, Epoch { secret, live_blocks: 0, keys: None, nonces })?;
+        table.current = Some(id);
+        Ok(id)
+    }
+
+    /// Adds an epoch that was read from the volume, for opening only. Adding it again changes nothing.
+    pub(crate) fn add_epoch(&self, id: EpochId, secret: SecretKey, live_blocks: u64) -> Result<(), Corrupt> {
+        let mut table = self.table.write();
+        match table.epochs.get(&id) {
+            Some(known) if known.secret.expose() == secret.expose() => Ok(()),
+            Some(_) => Err(Corrupt::UnknownEpoch(id)),
+            None => {
+                let epoch = Epoch { secret, live_blocks, keys: None, nonces: None };
+                table.insert(id, epoch).map_err(|_| Corrupt::UnknownEpoch(id))
+            }
+        }
+    }
+
+    /// The epoch that seals; `None` before the first [`Sealer::new_epoch`].
+    pub(crate) fn current(&self) -> Option<EpochId> {
+        self.table.read().current
+    }
+
+    /// Whether the current epoch nears its limit, so that it is time for a new one.
+    pub(crate) fn exhausted(&self) -> bool {
+        self.nonces_left().is_some_and(|(left, limit)| left <= (limit / 4).min(MAX_MARGIN))
+    }
+
+    /// How many messages the current epoch can still seal, and how many it could at first.
+    pub(crate) fn nonces_left(&self) -> Option<(u64, u64)> {
+        let (limit, nonces) = {
+            let table = self.table.read();
+            let epoch = table.epochs.get(&table.current?)?;
+            (table.limit, epoch.nonces.clone()?)
+        };
+        Some((nonces.left(limit), limit))
+    }
+
+    /// Lowers how many messages an epoch may seal, for tests of what happens then.
+    pub(crate) fn set_epoch_limit(&self, messages: u32) {
+        self.table.write().limit = messages.into();
+    }
+
+    /// The log record that makes an epoch known to replay.
+    pub(crate) fn new_epoch_record(&self, id: EpochId) -> Option<LogRecord> {
+        let table = self.table.read();
+        let secret = SecretKey::new(*table.epochs.get(&id)?.secret.expose());
+        Some(LogRecord::NewEpoch { id, secret })
+    }
+
+    /// Counts blocks that an epoch sealed and that became live (positive) or were released (negative).
+    pub(crate) fn adjust_live(&self, id: EpochId, delta: i64) {
+        if let Some(epoch) = self.table.write().epochs.get_mut(&id) {
+            // A count that would turn negative was wrong before: an epoch whose count is not known is never dropped.
+            epoch.live_blocks = match epoch.live_blocks {
+                LIVE_UNKNOWN => LIVE_UNKNOWN,
+                live => live.checked_add_signed(delta).unwrap_or(LIVE_UNKNOWN),
+            };
+        }
+    }
+
+    /// Sets the count of an epoch, as a check of the whole volume found it.
+    pub(crate) fn set_live(&self, id: EpochId, live_blocks: u64) {
+        if let Some(epoch) = self.table.write().epochs.get_mut(&id) {
+            epoch.live_blocks = live_blocks;
+        }
+    }
+
+    /// All epochs and their live counts, rising.
+    pub(crate) fn epochs(&self) -> Vec<(EpochId, u64)> {
+        self.table.read().epochs.iter().map(|(id, epoch)| (*id, epoch.live_blocks)).collect()
+    }
+
+    /// Drops the epochs below `needed` that no live block needs, and returns them. `needed` is the oldest epoch in which
+    /// a group of the log that either slot starts is sealed.
+    pub(crate) fn drop_dead_epochs(&self, needed: EpochId) -> Vec<EpochId> {
+        let mut table = self.table.write();
+        let current = table.current;
+        let dead = |id: &EpochId, epoch: &Epoch| epoch.live_blocks == 0 && *id < needed && Some(*id) != current;
+        let dropped: Vec<_> = table.epochs.iter().filter(|(id, epoch)| dead(id, epoch)).map(|(id, _)| *id).collect();
+        for id in &dropped {
+            table.remove(*id);
+        }
+        dropped
+    }
+
+    /// How many pages [`Sealer::seal_epoch_pages`] makes.
+    pub(crate) fn epoch_page_count(&self) -> usize {
+        self.table.read().epochs.len().div_ceil(ENTRIES_PER_EPOCH_PAGE)
+    }
+
+    /// Seals the table.
+    pub(crate) fn seal_epoch_pages(&self) -> error::Result<Vec<SealedEpochPage>> {
+        let pages: Vec<EpochPage> = {
+            let table = self.table.read();
+            let entries: Vec<_> = table.epochs.iter().collect();
+            entries.chunks(ENTRIES_PER_EPOCH_PAGE).map(page_of).collect()
+        };
+        pages.iter().map(|page| self.keyring.seal_epoch_page(page, &*self.rng)).collect()
+    }
+
+    /// Opens page `index` of the table with the tag that the checkpoint holds, and adds its epochs.
+    pub(crate) fn open_epoch_page(&self, index: u32, bytes: &[u8; BLOCK_SIZE], tag: &Tag) -> error::Result<()> {
+        let page = self.keyring.open_epoch_page(bytes, tag).map_err(|fault| match fault {
+            OpenFault::Auth => Error::from(Tampered::EpochPage { index }),
+            OpenFault::Corrupt(_) => Corrupt::EpochPage(index).into(),
+        })?;
+        for EpochEntry { id, live_blocks, secret } in page.entries {
+            self.add_epoch(id, secret, live_blocks)?;
+        }
+        Ok(())
+    }
+
+    /// The expanded keys of an epoch.
+    fn keys(&self, id: EpochId) -> Result<Arc<EpochKeys>, OpenFailure> {
+        let secret = {
+            let table = self.table.read();
+            let epoch = table.epochs.get(&id).ok_or(OpenFailure::UnknownEpoch(id))?;
+            if let Some(keys) = &epoch.keys {
+                return Ok(keys.clone());
+            }
+            SecretKey::new(*epoch.secret.expose())
+        };
+        let key = |label: &[u8]| self.keyring.epoch_key(&secret, label);
+        let keys =
+            Arc::new(EpochKeys { data: key(b"sefs 1 data"), node: key(b"sefs 1 node"), log: key(b"sefs 1 log") });
+        self.table.write().remember(id, &keys);
+        Ok(keys)
+    }
+
+    /// What is needed to seal with an epoch that was drawn here: with `id`, or with the current one.
+    fn sealing(&self, id: Option<EpochId>) -> Result<SealingEpoch, SealFailure> {
+        let (id, nonces, limit) = {
+            let table = self.table.read();
+            let id = id.or(table.current).ok_or(SealFailure::NoEpoch)?;
+            let epoch = table.epochs.get(&id).ok_or(SealFailure::NoEpoch)?;
+            (id, epoch.nonces.clone().ok_or(SealFailure::NoEpoch)?, table.limit)
+        };
+        let keys = self.keys(id).map_err(|_| SealFailure::NoEpoch)?;
+        Ok(SealingEpoch { id, keys, nonces, limit })
+    }
+}
+
+fn page_of(entries: &[(&EpochId, &Epoch)]) -> EpochPage {
+    let entry = |(id, epoch): &(&EpochId, &Epoch)| EpochEntry {
+        id: **id,
+        live_blocks: epoch.live_blocks,
+        secret: SecretKey::new(*epoch.secret.expose()),
+    };
+    EpochPage { entries: entries.iter().map(entry).collect() }
+}
+
+impl Table {
+    fn insert(&mut self, id: EpochId, epoch: Epoch) -> Result<(), SealFailure> {
+        if u32::try_from(self.epochs.len()).is_ok_and(|count| count < MAX_EPOCHS) {
+            self.epochs.insert(id, epoch);
+            Ok(())
+        } else {
+            Err(SealFailure::TooManyEpochs)
+        }
+    }
+
+    fn remove(&mut self, id: EpochId) {
+        if self.epochs.remove(&id).is_some_and(|epoch| epoch.keys.is_some()) {
+            self.expanded -= 1;
+        }
+    }
+
+    /// Keeps expanded keys, and forgets all others' when they become many: a volume may have thousands of epochs.
+    fn remember(&mut self, id: EpochId, keys: &Arc<EpochKeys>) {
+        if self.expanded >= MAX_EXPANDED {
+            for epoch in self.epochs.values_mut() {
+                epoch.keys = None;
+            }
+            self.expanded = 0;
+        }
+        if let Some(epoch) = self.epochs.get_mut(&id)
+            && epoch.keys.replace(keys.clone()).is_none()
+        {
+            self.expanded += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "sealer_tests.rs"]
+mod tests;
