@@ -166,8 +166,7 @@ impl Acl {
 
 fn decode_entry(bytes: &[u8; ENTRY_LEN]) -> Result<(Who, u32), Posix> {
     let [t0, t1, p0, p1, id @ ..] = *bytes;
-    let (tag, permissions, id) =
-        (u16::from_le_bytes([t0, t1]), u16::from_le_bytes([p0, p1]), u32::from_le_bytes(id));
+    let (tag, permissions, id) = (u16::from_le_bytes([t0, t1]), u16::from_le_bytes([p0, p1]), u32::from_le_bytes(id));
     let who = match tag {
         1 => Who::Owner,
         2 if id != NO_ID => Who::User(id),

@@ -66,7 +66,8 @@ impl<'n> Bucket<'n> {
 
     /// Where a new entry for the name goes; `ENOSPC` if 128 names share its hash.
     pub(super) fn free_key(&self) -> Result<Key> {
-        let keys = (0..NAME_DISCRIMINATORS).map(|discriminator| entry_key(self.dir, name_key(self.hash, discriminator)));
+        let keys =
+            (0..NAME_DISCRIMINATORS).map(|discriminator| entry_key(self.dir, name_key(self.hash, discriminator)));
         let mut free = keys.filter(|key| self.records.iter().all(|(used, _)| used != key));
         free.next().ok_or(Posix::NoSpace.into())
     }

@@ -93,7 +93,8 @@ pub(super) fn inline_content(store: &Store, inode: &Inode) -> Result<Vec<u8>> {
     }
     let key = inline_key(inode.object);
     let bytes = store.get(key)?.ok_or_else(|| record_error(key, "inline content is missing"))?;
-    if bytes.len() as u64 == inode.size { Ok(bytes) } else { Err(record_error(key, "inline content's length")) }
+    let fits = bytes.len() as u64 == inode.size && bytes.len() <= BLOCK_SIZE;
+    if fits { Ok(bytes) } else { Err(record_error(key, "inline content's length")) }
 }
 
 /// Where in its block a byte stands.

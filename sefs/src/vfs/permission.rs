@@ -4,9 +4,9 @@ use crate::error::{Posix, Result};
 use crate::format::{FileKind, Inode};
 use crate::store::Store;
 use crate::types::InodeNo;
+use crate::vfs::acl::Acl;
 use crate::vfs::inode::record_error;
 use crate::vfs::xattr::{self, ACL_ACCESS, Summary};
-use crate::vfs::acl::Acl;
 use crate::vfs::{Caller, EXECUTE, READ, WRITE};
 
 /// Set-user-id.
@@ -51,6 +51,12 @@ pub(super) fn permit(store: &Store, caller: &Caller, ino: InodeNo, inode: &Inode
         None => want & !inode.mode == 0,
     };
     if permitted { Ok(()) } else { Err(Posix::AccessDenied.into()) }
+}
+
+/// Nothing of a volume that is open for reading can be written; what a device or pipe leads to is elsewhere.
+pub(super) fn check_writable(read_only: bool, inode: &Inode, want: u32) -> Result<()> {
+    let here = matches!(inode.kind(), FileKind::Regular | FileKind::Directory | FileKind::Symlink);
+    if read_only && here && want & WRITE != 0 { Err(Posix::ReadOnly.into()) } else { Ok(()) }
 }
 
 /// The access list of an inode, if it has one; the inode itself knows that, so it costs nothing where there is none.

@@ -71,8 +71,7 @@ fn rename_locked(
     let store = &volume.store;
     require_directory(&*locked.inode(store, from.dir)?)?;
     require_directory(&*locked.inode(store, to.dir)?)?;
-    let (from_names, to_names) =
-        (Bucket::read(store, from.dir, from.name)?, Bucket::read(store, to.dir, to.name)?);
+    let (from_names, to_names) = (Bucket::read(store, from.dir, from.name)?, Bucket::read(store, to.dir, to.name)?);
     if (Seen { source: from_names.existing()?, target: to_names.entry() }) != *seen {
         return Ok(false);
     }

@@ -16,8 +16,8 @@ use crate::store::{Need, Store, Tx};
 use crate::types::InodeNo;
 use crate::vfs::acl::Acl;
 use crate::vfs::attr::{MODE_BITS, touch_status};
-use crate::vfs::inode::{Edit, inode_key, record_error};
-use crate::vfs::permission::{self, S_ISGID, S_ISVTX};
+use crate::vfs::inode::{Edit, record_error};
+use crate::vfs::permission::{self, S_ISVTX};
 use crate::vfs::{Caller, NAME_MAX, READ, Volume, WRITE, XattrMode};
 
 /// The attribute that holds the access ACL.
@@ -191,7 +191,14 @@ pub(super) fn replace(
 }
 
 /// Puts the attributes of a new inode.
-pub(super) fn put_new(store: &Store, tx: &mut Tx<'_>, ino: InodeNo, inode: &mut Inode, name: &[u8], value: &[u8]) -> Result<()> {
+pub(super) fn put_new(
+    store: &Store,
+    tx: &mut Tx<'_>,
+    ino: InodeNo,
+    inode: &mut Inode,
+    name: &[u8],
+    value: &[u8],
+) -> Result<()> {
     let mut summary = Summary::of(inode);
     summary.add(name)?;
     put_parts(tx, Key::new(ino.0, Kind::Xattr, xattr_key(store.suite(), name, 0, 0)), name, value);
