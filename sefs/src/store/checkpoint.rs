@@ -142,7 +142,7 @@ impl Store {
         layers.frozen = Some(layer.clone());
         layers.ring_frozen = core::mem::take(&mut layers.ring_active);
         self.alloc.freeze();
-        layers.unwritten_frozen = core::mem::take(&mut layers.unwritten_pending);
+        layers.unwritten_frozen = core::mem::take(&mut layers.unwritten_active);
         Frozen {
             layer,
             ring: layers.ring_frozen.clone(),

@@ -10,7 +10,7 @@ use crate::format::AnchorPolicy;
 use crate::error::{AnchorError, Error, Posix, Result};
 use crate::store::{Store, Tx, data_blocks};
 use crate::suite::Tag;
-use crate::types::{BLOCK_SIZE_U64, Lsn};
+use crate::types::Lsn;
 
 /// What an operation is going to need.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,21 +96,12 @@ impl Store {
     /// Cuts a group, after checkpoints if the ring has no room for it.
     pub(super) fn cut_group(&self) -> Result<()> {
         for _ in 0..MAX_SPACE_CHECKPOINTS {
-            let mut log = self.log.lock();
-            if log.used_blocks() + self.group_estimate() <= self.ring.blocks {
-                return self.cut(&mut log);
+            if self.cut(&mut self.log.lock())? {
+                return Ok(());
             }
-            drop(log);
             self.checkpoint()?;
         }
-        self.cut(&mut self.log.lock())
-    }
-
-    /// Ring blocks that a group of all unlogged operations takes, at most.
-    fn group_estimate(&self) -> u64 {
-        let layers = self.layers.read();
-        let bytes = layers.unlogged.record_bytes() as u64 + layers.unlogged.pages() * 80;
-        bytes.div_ceil(BLOCK_SIZE_U64) + 2 + self.limits.ring_pages
+        Err(self.latch(Posix::NoSpace.into()))
     }
 
     /// Makes all completed writes durable.

@@ -23,8 +23,10 @@ use crate::store::Store;
 use crate::suite::Tag;
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, EpochId, Lsn};
 
-/// Pages that travel in the ring with their records; more go home.
-const MAX_RING_PAGES: usize = 16;
+/// Pages that travel in the ring with their records, at most; more go home.
+pub(super) const MAX_RING_PAGES: u64 = 16;
+/// What naming a page takes in a group, at most.
+const PAGE_RECORD_BYTES: u64 = 80;
 /// Pages that are sealed into one buffer on their way home.
 const HOME_BATCH_PAGES: usize = 256;
 
@@ -71,31 +73,42 @@ struct Waiting {
 }
 
 impl Store {
-    /// Puts all operations so far into a group and writes it, unflushed. Does nothing if there are none.
-    pub(super) fn cut(&self, log: &mut Log) -> Result<()> {
+    /// Puts all operations so far into a group and writes it, unflushed. Does nothing if there are none; false if the ring
+    /// has no room for it.
+    pub(super) fn cut(&self, log: &mut Log) -> Result<bool> {
         self.check_latch()?;
-        self.renew_epoch(log)?;
-        let Some(cut) = self.take_unlogged() else { return Ok(()) };
-        let result = self.write_group(log, &cut);
+        let room = self.ring.blocks.saturating_sub(log.used_blocks());
+        let cut = match self.take_unlogged(room) {
+            Taken::Nothing => return Ok(true),
+            Taken::NoRoom => return Ok(false),
+            Taken::Cut(cut) => cut,
+        };
+        let result = self.renew_epoch(log).and_then(|()| self.write_group(log, &cut));
         // After a failure the layer stays where readers find it; the volume is latched and nothing more is logged.
-        result.map_err(|failure| self.latch(failure))
+        result.map_err(|failure| self.latch(failure))?;
+        Ok(true)
     }
 
-    fn take_unlogged(&self) -> Option<Cut> {
+    fn take_unlogged(&self, room: u64) -> Taken {
         let mut layers = self.layers.write();
         if layers.unlogged.is_empty() {
-            return None;
+            return Taken::Nothing;
+        }
+        if group_estimate(&layers.unlogged) > room {
+            return Taken::NoRoom;
         }
         debug_assert!(layers.sealing.is_none(), "one group is cut at a time, under the log's lock");
         let layer = Arc::new(core::mem::take(&mut layers.unlogged));
         layers.sealing = Some(layer.clone());
         layers.oldest_change = None;
-        Some(Cut { layer, sequence: layers.sequence, inodes: layers.inodes, next_id: layers.peek_id() })
+        let unwritten = core::mem::take(&mut layers.unwritten_unlogged);
+        let (sequence, inodes, next_id) = (layers.sequence, layers.inodes, layers.peek_id());
+        Taken::Cut(Cut { layer, unwritten, sequence, inodes, next_id })
     }
 
     fn write_group(&self, log: &mut Log, cut: &Cut) -> Result<()> {
         let waiting = waiting_pages(&cut.layer);
-        let in_ring = waiting.len() <= MAX_RING_PAGES;
+        let in_ring = waiting.len() as u64 <= self.limits.ring_pages;
         let mut sealed = SealedPages::default();
         self.seal_pages(&waiting, in_ring, &mut sealed)?;
         sealed.complete(&cut.layer);
@@ -114,19 +127,20 @@ impl Store {
         if !self.sealer.exhausted() {
             return Ok(());
         }
-        let id = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
+        let id = self.sealer.new_epoch()?;
         let record = self.sealer.new_epoch_record(id).ok_or(Error::Corrupt(Corrupt::UnknownEpoch(id)))?;
         let nothing = {
             let layers = self.layers.read();
             Cut {
                 layer: Arc::new(Layer::default()),
+                unwritten: 0,
                 sequence: log.sequence,
                 inodes: layers.inodes_logged,
                 next_id: layers.peek_id(),
             }
         };
         let body = self.group_body(log, &nothing, &SealedPages::default(), alloc::vec![record]);
-        self.append(log, &body, &[]).map_err(|failure| self.latch(failure))?;
+        self.append(log, &body, &[])?;
         log.epoch = id;
         Ok(())
     }
@@ -184,6 +198,7 @@ impl Store {
             layers.active.absorb(&cut.layer, &mut sealed.patches, &mut |loc| released.push(loc));
             layers.sealing = None;
             layers.inodes_logged = cut.inodes;
+            layers.unwritten_active += cut.unwritten;
             for (index, addr) in (0u64..).zip(&sealed.ring_addresses) {
                 layers.ring_active.insert(*addr, Lsn(data_at.0 + index));
             }
@@ -259,13 +274,6 @@ impl Store {
         }
     }
 
-    /// Where in the ring a block stands whose home was not written yet.
-    pub(super) fn ring_place(&self, addr: BlockAddr) -> Option<BlockAddr> {
-        let layers = self.layers.read();
-        let lsn = layers.ring_active.get(&addr).or_else(|| layers.ring_frozen.get(&addr))?;
-        Some(self.ring.addr(*lsn))
-    }
-
     /// Reads whole ring blocks from `lsn` on, round the ring's end if need be.
     pub(super) fn read_ring(&self, lsn: Lsn, blocks: u64) -> Result<Vec<u8>> {
         read_ring(&*self.backend, &self.ring, lsn, blocks)
@@ -293,10 +301,24 @@ pub(super) fn read_ring(
     Ok(bytes)
 }
 
+/// What a look at the newest layer gives.
+enum Taken {
+    Nothing,
+    NoRoom,
+    Cut(Cut),
+}
+
+/// Ring blocks that a group of all these operations takes, at most; and a group that names a new epoch before it.
+fn group_estimate(layer: &Layer) -> u64 {
+    let bytes = layer.record_bytes() as u64 + layer.pages() * PAGE_RECORD_BYTES;
+    bytes.div_ceil(BLOCK_SIZE_U64) + layer.pages().min(MAX_RING_PAGES) + 3
+}
+
 /// What one group takes out of the newest layer.
 #[derive(Clone)]
 struct Cut {
     layer: Arc<Layer>,
+    unwritten: i64,
     sequence: u64,
     inodes: u64,
     next_id: u64,

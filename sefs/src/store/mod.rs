@@ -55,7 +55,7 @@ pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, MAX_WRITE_BLOCKS, Tx};
 use checkpoint::{Occasion, Slots};
 use commit::{Anchored, CommitState};
 use layer::Layer;
-use log::{Log, Ring};
+use log::{Log, MAX_RING_PAGES, Ring};
 use ranges::Ranges;
 
 /// Where the two checkpoint slots stand.
@@ -118,7 +118,8 @@ struct Layers {
     inodes_logged: u64,
     unwritten_stored: u64,
     unwritten_frozen: i64,
-    unwritten_pending: i64,
+    unwritten_active: i64,
+    unwritten_unlogged: i64,
     sequence: u64,
     oldest_change: Option<Timestamp>,
     last_change: Timestamp,
@@ -132,7 +133,7 @@ impl Layers {
     }
 
     fn unwritten(&self) -> u64 {
-        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_pending)
+        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_active + self.unwritten_unlogged)
     }
 
     fn peek_id(&self) -> u64 {
@@ -171,7 +172,7 @@ impl Limits {
             unmerged_bytes,
             unflushed_bytes: 32 << 20,
             reserve_blocks: (data / 50).max((data / 8).min(4096)),
-            ring_pages: (header.ring_blocks / 16).min(16),
+            ring_pages: (header.ring_blocks / 16).min(MAX_RING_PAGES),
             ranges: 1024,
         }
     }

@@ -162,7 +162,7 @@ impl Store {
             // any group named it. Only what is still said to be there, and is not, was tampered with.
             let again = self.resolve(object, first_block / CHUNK_BLOCKS)?;
             let same = blocks[wanted.clone()].iter().zip(&again.0[wanted.clone()]).all(|(old, new)| old.is_at(new));
-            if same && self.base_generation() == pin.generation() {
+            if same && again.1.generation() == pin.generation() {
                 return Err(failure);
             }
             (blocks, pin) = again;
@@ -191,21 +191,16 @@ impl Store {
 
     /// Reads blocks that stand side by side at home. Some of them may still be in the log ring only.
     fn read_run(&self, object: ObjectId, first_block: u64, run: &[BlockLoc], out: &mut [u8]) -> Result<()> {
+        let places = self.places(run);
         let mut at = 0;
         while at < run.len() {
-            let place = self.ring_place(run[at].addr);
+            let adjacent = |end: usize| places[end].0 == places[at].0 + (end - at) as u64;
             let mut end = at + 1;
-            let adjacent = |end: usize| match (place, self.ring_place(run[end].addr)) {
-                (None, None) => true,
-                (Some(first), Some(next)) => next.0 == first.0 + (end - at) as u64,
-                _ => false,
-            };
             while end < run.len() && end - at < MAX_READ_BLOCKS && adjacent(end) {
                 end += 1;
             }
             let out = &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE];
-            let addr = place.unwrap_or(run[at].addr);
-            let buf = self.backend.read_at(addr.0 * BLOCK_SIZE_U64, out.len())?;
+            let buf = self.backend.read_at(places[at].0 * BLOCK_SIZE_U64, out.len())?;
             // The only copy out of memory that the host sees; what is verified is what is returned.
             out.copy_from_slice(buf.bytes());
             for (index, loc) in run[at..end].iter().enumerate() {
@@ -220,6 +215,13 @@ impl Store {
             at = end;
         }
         Ok(())
+    }
+
+    /// Where blocks stand: at home, or in the log ring as long as their home was not written.
+    fn places(&self, run: &[BlockLoc]) -> Vec<BlockAddr> {
+        let layers = self.layers.read();
+        let in_ring = |addr| layers.ring_active.get(addr).or_else(|| layers.ring_frozen.get(addr));
+        run.iter().map(|loc| in_ring(&loc.addr).map_or(loc.addr, |lsn| self.ring.addr(*lsn))).collect()
     }
 
     /// All 64 blocks of a chunk, with a pin that keeps what they name in place.

@@ -15,6 +15,9 @@ const IDLE_MS: u64 = 5;
 /// … or when its oldest change is so old.
 const AGE_MS: u64 = 100;
 
+/// What is logged is merged after so long without a change.
+const QUIET_MS: u64 = 5_000;
+
 /// What `work` did and when it wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkDone {
@@ -30,11 +33,11 @@ impl Store {
         }
         self.check_latch()?;
         let now = self.clock.now();
-        let (waiting, idle_ms, age_ms, half_full) = {
+        let (waiting, idle_ms, age_ms, half_full, unmerged) = {
             let layers = self.layers.read();
             let age = layers.oldest_change.map_or(0, |oldest| elapsed_ms(oldest, now));
             let half_full = layers.active.record_bytes() > self.limits.unmerged_bytes / 2;
-            (!layers.unlogged.is_empty(), elapsed_ms(layers.last_change, now), age, half_full)
+            (!layers.unlogged.is_empty(), elapsed_ms(layers.last_change, now), age, half_full, !layers.active.is_empty())
         };
         if waiting && (idle_ms >= IDLE_MS || age_ms >= AGE_MS) {
             self.cut_group()?;
@@ -44,7 +47,8 @@ impl Store {
             self.note_flush(now);
         }
         let ring_half = self.log.lock().used_blocks() > self.ring.blocks / 2;
-        if half_full || ring_half || self.pending_is_much() {
+        let quiet = unmerged && idle_ms >= QUIET_MS;
+        if half_full || ring_half || quiet || self.pending_is_much() {
             self.checkpoint()?;
         }
         let more = self.reclaim_ranges(STEPS_PER_CALL)?;

@@ -349,7 +349,7 @@ impl Store {
                         self.alloc.mark_taken(self, Extent { addr: loc.addr, blocks: 1 })?;
                     }
                     let unwritten = patch.iter().filter(|(_, state)| *state == BlockState::Unwritten).count();
-                    layers.unwritten_pending = layers.unwritten_pending.saturating_add(unwritten as i64);
+                    layers.unwritten_active += unwritten as i64;
                     layers.active.merge_patch(key, &patch, &mut |loc| released.push(loc));
                 }
                 LogRecord::NewEpoch { .. } => {}
@@ -537,7 +537,8 @@ fn build(
         inodes_logged: checkpoint.inodes,
         unwritten_stored: checkpoint.unwritten_blocks,
         unwritten_frozen: 0,
-        unwritten_pending: 0,
+        unwritten_active: 0,
+        unwritten_unlogged: 0,
         sequence: 0,
         oldest_change: None,
         last_change: env.clock.now(),
@@ -565,7 +566,7 @@ fn build(
         limits,
         layers: RwLock::new(layers),
         log: Mutex::new(log),
-        generation: AtomicU64::new(checkpoint.generation.0),
+        generation: AtomicU64::new(last_generation(&checkpoint, damaged_slot)),
         node_count: AtomicU64::new(checkpoint.nodes),
         slots: Mutex::new(Slots {
             newest_salt: newest.opened.salt,
@@ -583,6 +584,12 @@ fn build(
         unflushed: Unflushed::default(),
         replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
     })
+}
+
+/// The highest generation that may have been used. A damaged slot may have held the one after ours; the two that follow
+/// are left out, so that no generation ever means two states and the next slot written is the damaged one.
+fn last_generation(checkpoint: &Checkpoint, damaged_slot: Option<u8>) -> u64 {
+    checkpoint.generation.0 + if damaged_slot.is_some() { 2 } else { 0 }
 }
 
 fn root_of(checkpoint: &Checkpoint, tree: u32) -> Option<Root> {

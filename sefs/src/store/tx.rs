@@ -195,7 +195,7 @@ impl<'a> Tx<'a> {
                 layers.change(change, &mut superseded);
             }
             layers.inodes = layers.inodes.saturating_add_signed(self.inodes);
-            layers.unwritten_pending += self.unwritten;
+            layers.unwritten_unlogged += self.unwritten;
             layers.sequence += 1;
             let now = store.clock.now();
             layers.last_change = now;
