@@ -11,13 +11,13 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -58,6 +58,8 @@ pub(crate) struct Adapter {
     pub(crate) committer: Arc<Committer>,
     pub(crate) seeker: Sender<Sought>,
     pub(crate) bare: Bare,
+    /// Set once the session stands.
+    pub(crate) notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Adapter {
@@ -70,7 +72,13 @@ impl Adapter {
         })
     }
 
-    fn make(&self, caller: &Caller, dir: INodeNo, name: &OsStr, new: &NewInode) -> std::result::Result<FileAttr, Errno> {
+    fn make(
+        &self,
+        caller: &Caller,
+        dir: INodeNo,
+        name: &OsStr,
+        new: &NewInode,
+    ) -> std::result::Result<FileAttr, Errno> {
         let made = self.entry(|volume| {
             let attr = volume.make(caller, convert::inode(dir), name.as_bytes(), new)?;
             self.bare.created(attr.ino);
@@ -88,7 +96,21 @@ impl Adapter {
         self.served.read(short).unwrap_or(true)
     }
 
-    fn change_attributes(&self, caller: &Caller, ino: InodeNo, mut change: SetAttr) -> std::result::Result<Attr, Errno> {
+    /// The kernel keeps the mode that it knows through a write that clears bits of it, so it is told to ask again. This
+    /// touches no pages, so it cannot wait for an event loop.
+    fn mode_may_have_changed(&self, ino: INodeNo) {
+        if let Some(notifier) = self.notifier.get() {
+            // Fails only when the kernel has forgotten the inode, and its mode with it.
+            let _ = notifier.inval_inode(ino, -1, 0);
+        }
+    }
+
+    fn change_attributes(
+        &self,
+        caller: &Caller,
+        ino: InodeNo,
+        mut change: SetAttr,
+    ) -> std::result::Result<Attr, Errno> {
         self.served.change(|volume| {
             if change.size.is_some() || change.uid.is_some() || change.gid.is_some() {
                 self.bare.strip(volume, ino)?;
@@ -253,7 +275,8 @@ impl Filesystem for Adapter {
 
     fn link(&self, request: &Request, ino: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let caller = convert::caller(request);
-        let linked = self.entry(|volume| volume.link(&caller, convert::inode(ino), convert::inode(dir), name.as_bytes()));
+        let linked =
+            self.entry(|volume| volume.link(&caller, convert::inode(ino), convert::inode(dir), name.as_bytes()));
         self.served.activity.happened();
         answer_entry(reply, linked);
     }
@@ -307,11 +330,14 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let mode = write_mode(write_flags);
-        let (caller, ino) = (convert::caller(request), convert::inode(ino));
+        let caller = convert::caller(request);
         let written = self.served.change(|volume| {
-            self.bare.strip(volume, ino)?;
-            volume.write(&caller, ino, offset, data, mode)
+            self.bare.strip(volume, convert::inode(ino))?;
+            volume.write(&caller, convert::inode(ino), offset, data, mode)
         });
+        if mode == WriteMode::KillPrivileges {
+            self.mode_may_have_changed(ino);
+        }
         match written.map(|len| u32::try_from(len).unwrap_or(u32::MAX)) {
             Ok(len) if mode != WriteMode::Writeback && flags.0 & O_DSYNC != 0 => {
                 self.committer.add(Waiting::Written(reply, len));
@@ -527,12 +553,7 @@ fn list(volume: &Volume, dir: InodeNo, mut cookie: u64, reply: &mut ReplyDirecto
 }
 
 /// The entries after `cookie` with their attributes, as many as fit.
-fn list_with_attributes(
-    volume: &Volume,
-    dir: InodeNo,
-    mut cookie: u64,
-    reply: &mut ReplyDirectoryPlus,
-) -> Result<()> {
+fn list_with_attributes(volume: &Volume, dir: InodeNo, mut cookie: u64, reply: &mut ReplyDirectoryPlus) -> Result<()> {
     let mut any = false;
     loop {
         let entries = volume.read_dir(dir, cookie, ENTRIES)?;

@@ -15,7 +15,7 @@ use sefs_tools::{Failure, KeyArgs, MountOptions, size};
 /// fsync acknowledged is durable; other changes are within a second. sync and syncfs promise no more than that, for the
 /// kernel does not pass them on to FUSE filesystems.
 #[derive(Parser, Debug, Clone)]
-#[command(name = "mount.sefs", version, max_term_width = 100, after_help = OPTIONS_HELP, after_long_help = OPTIONS_HELP)]
+#[command(name = "mount.sefs", bin_name = "mount.sefs", version, max_term_width = 100, after_help = OPTIONS_HELP)]
 pub struct Arguments {
     /// The file or block device that holds the volume
     #[arg(value_hint = clap::ValueHint::FilePath)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
-use nix::unistd::{getegid, geteuid, getgid, getuid};
+use nix::unistd::{geteuid, getgid, getuid};
 
 use crate::fusermount;
 use crate::mountpoint::{self, Device, Standing};
@@ -196,14 +196,15 @@ impl std::fmt::Display for MountError {
             MountError::Device(error) if error.kind() == io::ErrorKind::NotFound => {
                 f.write_str("/dev/fuse is not there; load the module with \"modprobe fuse\"")
             }
-            MountError::Device(error) => write!(f, "/dev/fuse does not open: {error}"),
-            MountError::Point(point, error) => write!(f, "cannot mount on {}: {error}", point.display()),
+            MountError::Device(error) => write!(f, "/dev/fuse does not open: {}", plain(error)),
+            MountError::Point(point, error) => write!(f, "cannot mount on {}: {}", point.display(), plain(error)),
             MountError::Refused(point, errno) => {
                 write!(f, "the kernel refused to mount on {}: {}", point.display(), errno.desc())
             }
             MountError::NoHelper(error) => write!(
                 f,
-                "only root may mount directly, and fusermount3 does not start ({error}); install the package fuse3"
+                "only root may mount directly, and fusermount3 does not start ({}); install the package fuse3",
+                plain(error)
             ),
             MountError::Helper(said) => write!(f, "fusermount3 refused: {said}"),
             MountError::NotShown(point) => {
@@ -223,9 +224,10 @@ impl std::fmt::Display for DetachError {
     }
 }
 
-/// A process with an effective group other than its real one would mount for the wrong owner.
-pub(crate) fn runs_as_itself() -> bool {
-    getuid() == geteuid() && getgid() == getegid()
+/// The system's words without the error number that the standard library adds.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ fn in_background(args: &[OsString], arguments: &Arguments) -> ExitCode {
 /// In the process that stays.
 fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
     harden();
+    // The child was started as /proc/self/exe; whoever looks for the holder of an image shall find a name that tells.
+    let _ = nix::sys::prctl::set_name(c"mount.sefs");
     let opened = match open::open(request) {
         Ok(opened) => opened,
         Err(failure) => return failed(&failure, failure.mount_exit()),

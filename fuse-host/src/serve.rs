@@ -8,8 +8,8 @@
 //! ```
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -75,10 +75,16 @@ pub(crate) fn start(request: &Request, opened: Opened) -> Result<Running, NotRun
     let attached = attach::attach(&wanted).map_err(|error| NotRunning::mounting(&wanted, &error));
     let (connection, mount) = attached.inspect_err(|_| close_quietly(&served))?;
     let (sought, questions) = channel();
-    let adapter =
-        Adapter { served: Arc::clone(&served), committer: Arc::clone(&committer), seeker: sought, bare: Bare::default() };
+    let notified = Arc::new(OnceLock::new());
+    let adapter = Adapter {
+        served: Arc::clone(&served),
+        committer: Arc::clone(&committer),
+        seeker: sought,
+        bare: Bare::default(),
+        notifier: Arc::clone(&notified),
+    };
     let started = session(adapter, connection).and_then(|session| {
-        let notifier = session.notifier();
+        let notifier = notified.get_or_init(|| session.notifier()).clone();
         let (tell, events) = channel();
         watch_panics(&tell);
         let (shared, committing) = (Arc::clone(&served), Arc::clone(&committer));
@@ -169,7 +175,10 @@ impl Running {
                 GRACE
             }
             Err(error) => {
-                note(&format_args!("{} cannot be unmounted: {error}; closing the volume", self.mount.point().display()));
+                note(&format_args!(
+                    "{} cannot be unmounted: {error}; closing the volume",
+                    self.mount.point().display()
+                ));
                 Duration::ZERO
             }
         };

@@ -2,19 +2,25 @@
 //! thread was told is durable survives a crash.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use sefs::anchor::AnchorPolicy;
 use sefs::error::{Error, Posix};
 use sefs::types::InodeNo;
-use sefs::vfs::{Caller, FileKind, NewInode, RenameMode, SetAttr, Volume, WriteMode};
+use sefs::vfs::{
+    Caller, FileKind, FormatOptions, NewInode, OpenOptions, RenameMode, SetAttr, Volume, WriteMode,
+};
+use sefs_tests::disk::Disk;
 use sefs_tests::play::Play;
 use sefs_tests::recorder::Recorder;
 use sefs_tests::seed::{Dice, scaled, seed};
+use sefs_tests::vault::Vault;
 use sefs_tests::walk::walk;
 use sefs_tests::watchdog::Watchdog;
-use sefs_tests::world::{World, small_memory};
+use sefs_tests::world::{World, format_options, small_memory};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -255,7 +261,7 @@ fn acknowledged_counters_survive_a_crash() {
     let seed = seed("acknowledged_counters_survive_a_crash", 63);
     let world = World::new(seed);
     let disk = Recorder::new(world.format(32 << 20));
-    let volume = world.open(std::sync::Arc::new(disk.clone()), &small_memory()).expect("a fresh volume");
+    let volume = world.open(Arc::new(disk.clone()), &small_memory()).expect("a fresh volume");
     let root = Caller::root();
     let name = |number: u64| format!("counter {number}").into_bytes();
     let counters: Vec<InodeNo> = (0..4)
@@ -278,7 +284,7 @@ fn acknowledged_counters_survive_a_crash() {
     let mut dice = Dice::new(seed);
     for _ in 0..scaled(100, 3000) {
         let cut = made + dice.index(recording.events.len() - made + 1);
-        let crashed = std::sync::Arc::new(Recorder::plain(recording.crash(cut, &mut dice)));
+        let crashed = Arc::new(Recorder::plain(recording.crash(cut, &mut dice)));
         let volume = world.reseeded(dice.next()).open(crashed, &small_memory()).expect("mounts after a crash");
         for number in 0..4 {
             let of_mine = |entry: &&(usize, u64, u64)| entry.0 <= cut && entry.1 == number;
@@ -288,6 +294,40 @@ fn acknowledged_counters_survive_a_crash() {
             volume.read(ino, 0, &mut found).expect("a read after a crash");
             let found = u64::from_le_bytes(found);
             assert!(found >= least, "seed {seed}, cut {cut}: counter {number} is {found}, its thread was told {least}");
+        }
+    }
+}
+
+/// Commits and checkpoints race for the anchor; whatever order they come in, it ends at a state that the disk leads to.
+#[test]
+fn the_anchor_follows_threads() {
+    let seed = seed("the_anchor_follows_threads", 64);
+    for policy in [AnchorPolicy::Strict, AnchorPolicy::Checkpoint] {
+        let size = 16 << 20;
+        let world = World::new(seed);
+        let vault = Arc::new(Vault::new(1));
+        let disk = Recorder::plain(Disk::new(size));
+        let made = FormatOptions { anchor: Some((vault.clone(), policy)), ..format_options(size) };
+        world.format_on(Arc::new(disk.clone()), &made).expect("an empty disk");
+        let options = OpenOptions { anchor: Some(vault.clone()), ..small_memory() };
+        let mut dice = Dice::new(seed);
+        for round in 0..scaled(8, 500) as u64 {
+            let volume = world
+                .reseeded(dice.next())
+                .open(Arc::new(disk.clone()), &options)
+                .unwrap_or_else(|error| panic!("seed {seed}, {policy:?}, round {round}: {error}"));
+            let root = Caller::root();
+            together(&volume, 4, |number| {
+                let name = format!("{round} {number}");
+                let made = volume.make(&root, InodeNo::ROOT, name.as_bytes(), &new_file()).expect("space enough");
+                for count in 0..25u64 {
+                    let data = vec![count as u8; 1 + (count as usize * 3777) % 90_000];
+                    volume.write(&root, made.ino, 0, &data, WriteMode::Direct).expect("space enough");
+                    volume.sync().expect("a healthy disk");
+                }
+                volume.unlink(&root, InodeNo::ROOT, name.as_bytes()).expect("it exists");
+            });
+            walk(&volume).expect("a healthy disk");
         }
     }
 }

@@ -157,3 +157,33 @@ fn an_idle_sync_costs_nothing() {
     stage.run(&Op::Sync).expect("a healthy disk");
     assert_eq!(disk.position(), before);
 }
+
+/// The process dies, its unflushed writes are still in the host's cache, and the next mount shows them. A sync of that
+/// mount promises them, though it has written nothing itself.
+#[test]
+fn a_sync_promises_what_was_replayed() {
+    let seed = seed("a_sync_promises_what_was_replayed", 37);
+    for round in 0..scaled(6, 200) as u64 {
+        let (mut stage, disk) = Stage::new(8 << 20, &small_memory(), seed + round);
+        for op in sequence(Profile { remounts: false, ..PROFILE }, 30, seed + round) {
+            stage.run(&op).expect("a healthy disk");
+        }
+        stage.world.clock.set(1000);
+        stage.volume().work(true).expect("a healthy disk");
+        let world = stage.world.clone();
+        drop(stage);
+        let volume = world.reseeded(1).open(Arc::new(disk.clone()), &small_memory()).expect("nothing is lost yet");
+        let promised = walk(&volume).expect("a healthy disk");
+        volume.sync().expect("a healthy disk");
+        let recording = disk.recording();
+        drop(volume);
+        let mut dice = Dice::new(seed + round);
+        for sample in 0..20 {
+            let crashed = Recorder::plain(recording.crash(recording.events.len(), &mut dice));
+            let volume = world.reseeded(2).open(Arc::new(crashed), &small_memory()).expect("mounts after a crash");
+            let found = walk(&volume).expect("mounts after a crash");
+            let difference = promised.difference(&found);
+            assert!(found == promised, "seed {}, loss {sample}: a promised state is lost:\n{difference}", seed + round);
+        }
+    }
+}

@@ -216,7 +216,7 @@ impl Store {
             Need::Metadata => free.saturating_sub(unwritten) >= reserve,
             Need::Data { blocks } => free.saturating_sub(unwritten).saturating_sub(blocks) >= reserve,
             Need::Writeback { blocks } => free.saturating_sub(blocks) >= reserve / 2,
-            Need::Release => free >= reserve / 8,
+            Need::Release => free >= reserve / 4,
         }
     }
 
