@@ -164,12 +164,29 @@ impl Play {
         self.volume.link(&Caller::root(), self.ino(from), dir, name)
     }
 
-    /// Lets the background finish what it has to do.
+    /// Lets the background finish what it has to do, however long that takes.
     pub fn settle(&self) {
+        let now = self.world.clock.seconds();
         for _ in 0..200 {
+            self.world.clock.set(self.world.clock.seconds() + 10);
             self.volume.work(true).expect("background work on a healthy disk");
         }
         self.volume.sync().expect("sync on a healthy disk");
+        self.world.clock.set(now);
+    }
+
+    /// Inodes in use.
+    pub fn inodes(&self) -> u64 {
+        let stat = self.volume.stat_fs();
+        stat.inodes - stat.inodes_free
+    }
+
+    /// Whether an inode is gone, as far as anybody can tell: its number leads nowhere, or to what no name leads to.
+    pub fn is_gone(&self, ino: InodeNo) -> bool {
+        match self.volume.attr(ino) {
+            Ok(attr) => attr.links == 0,
+            Err(error) => matches!(error, Error::Posix(Posix::Stale | Posix::NotFound)),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use sefs::backend::Backend;
 use sefs::error::{Error, Posix, Result};
 use sefs::types::{InodeNo, Timestamp};
 use sefs::vfs::{
-    AllocateMode, Attr, Caller, FileKind, NewInode, OpenOptions, RenameMode, SetAttr, SetTime, Volume, WriteMode,
+    AllocateMode, Attr, FileKind, NewInode, OpenOptions, RenameMode, SetAttr, SetTime, Volume, WriteMode,
     XattrMode,
 };
 
@@ -17,7 +17,7 @@ use crate::op::{Making, NAMES, Op, Place, XATTRS};
 use crate::recorder::Recorder;
 use crate::seed::Dice;
 use crate::walk::walk;
-use crate::world::{ROOT_MODE, World};
+use crate::world::{ROOT_MODE, World, checked_root};
 
 /// Both, and what leads from one to the other.
 pub struct Stage {
@@ -117,7 +117,7 @@ impl Stage {
     }
 
     fn make(&mut self, op: &Op) -> Result<()> {
-        let root = Caller::root();
+        let root = checked_root();
         match *op {
             Op::Make((dir, name), making, mode) => {
                 let (dir, name) = self.place((dir, name));
@@ -153,7 +153,7 @@ impl Stage {
     }
 
     fn names(&mut self, op: &Op) -> Result<()> {
-        let root = Caller::root();
+        let root = checked_root();
         match *op {
             Op::Link(node, place) => {
                 let id = pick(&self.model.ids(), node);
@@ -209,7 +209,7 @@ impl Stage {
         }
         let id = pick(&files, node);
         let ino = self.number(id);
-        let root = Caller::root();
+        let root = checked_root();
         match *op {
             Op::Write(_, offset, len, seed) if self.has_room(u64::from(len)) => {
                 let data = filling(seed, len);
@@ -243,7 +243,7 @@ impl Stage {
         let most = len.min(size.saturating_sub(from.1));
         let overlap = |len: u64| from.0 == to.0 && from.1.abs_diff(to.1) < len;
         let (from_no, to_no) = (self.number(from.0), self.number(to.0));
-        let got = self.volume().copy_range(&Caller::root(), from_no, from.1, to_no, to.1, len);
+        let got = self.volume().copy_range(&checked_root(), from_no, from.1, to_no, to.1, len);
         match settle(got)? {
             Ok(count) => {
                 assert!(!overlap(most), "{op:?}: overlapping ranges were copied");
@@ -258,7 +258,7 @@ impl Stage {
     }
 
     fn attributes(&mut self, op: &Op) -> Result<()> {
-        let root = Caller::root();
+        let root = checked_root();
         let (Op::SetMode(node, _)
         | Op::SetOwner(node, ..)
         | Op::SetMtime(node, _)
@@ -324,8 +324,9 @@ impl Stage {
             self.volume().release(ino, 1);
             self.model.release(id);
             if !self.model.exists(id) {
-                let gone = settle(self.volume().attr(ino))?;
-                let right = matches!(gone, Err(Posix::Stale | Posix::NotFound));
+                // It may still be there until the background gets round to it, but nobody can take it up again.
+                let gone = settle(self.volume().attr(ino).map(|attr| attr.links))?;
+                let right = matches!(gone, Ok(0) | Err(Posix::Stale | Posix::NotFound));
                 assert!(right, "inode {ino} has neither name nor handle and is still there: {gone:?}");
             }
         }

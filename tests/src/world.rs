@@ -9,7 +9,7 @@ use sefs::error::Result;
 use sefs::keys::VolumeKey;
 use sefs::suite::{Rng, RngFailed};
 use sefs::types::Timestamp;
-use sefs::vfs::{FormatOptions, OpenOptions, Owner, Volume};
+use sefs::vfs::{Caller, FormatOptions, OpenOptions, Owner, Volume};
 
 use crate::disk::Disk;
 use crate::recorder::Recorder;
@@ -25,6 +25,11 @@ pub const VOLUME_ID: [u8; 16] = *b"volume-under-tst";
 pub struct StillClock(AtomicI64);
 
 impl StillClock {
+    /// The time.
+    pub fn seconds(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
     /// Sets the time.
     pub fn set(&self, seconds: i64) {
         self.0.store(seconds, Ordering::SeqCst);
@@ -102,6 +107,11 @@ impl World {
     pub fn open(&self, backend: Arc<dyn Backend>, options: &OpenOptions) -> Result<Volume> {
         Volume::open(backend, &key(), options, &self.env)
     }
+}
+
+/// The superuser, checked like everybody else.
+pub fn checked_root() -> Caller {
+    Caller { check: true, ..Caller::root() }
 }
 
 /// The key of volumes under test.

@@ -6,6 +6,7 @@ use sefs::vfs::{
     AllocateMode, Attr, Caller, FileKind, RenameMode, SetAttr, SetTime, WriteMode, XattrMode,
 };
 use sefs_tests::play::{Play, refused};
+use sefs_tests::world::checked_root;
 
 fn root() -> Caller {
     Caller::root()
@@ -158,7 +159,7 @@ fn xattr_namespaces_and_limits() {
     let play = Play::new(8 << 20);
     let (file, link, fifo) = (play.file("f"), play.other("l", FileKind::Symlink), play.other("p", FileKind::Fifo));
     let volume = &play.volume;
-    let set = |ino, name: &[u8], value: &[u8], mode| volume.set_xattr(&root(), ino, name, value, mode);
+    let set = |ino, name: &[u8], value: &[u8], mode| volume.set_xattr(&checked_root(), ino, name, value, mode);
     for len in [0, 1, 2048, 2049, 4096, 65_535, 65_536] {
         let value = vec![b'v'; len];
         set(file, b"user.a", &value, XattrMode::Any).unwrap_or_else(|error| panic!("{len} bytes: {error}"));

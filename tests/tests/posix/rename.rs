@@ -146,5 +146,7 @@ fn the_replaced_file_lives_while_it_is_open() {
     play.rename("new", "old").expect("it replaces");
     assert_eq!((play.ino("old"), play.get(old, 0, 10)), (new, b"old".to_vec()));
     play.volume.release(old, 1);
+    assert!(play.is_gone(old));
+    play.settle();
     assert_eq!(refused(play.volume.attr(old)), Posix::Stale);
 }
