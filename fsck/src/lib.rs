@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! mkfs ─► populate ─► source, names       fsck ─┐
-//!   └─► occupant, header_last            debug ─┴─► opening, listing
+//!   └─► place ─► occupant; header_last   debug ─┴─► opening, listing
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
@@ -15,15 +15,22 @@
 
 pub mod anchor;
 pub mod config;
+pub mod debug;
+pub mod demo;
+pub mod fsck;
 pub mod header_last;
 pub mod image;
 pub mod interrupt;
 pub mod invocation;
 pub mod key_source;
 pub mod listing;
+pub mod mkfs;
 pub mod mount_options;
 pub mod names;
+pub mod new_anchor;
 pub mod occupant;
+pub mod opening;
+pub mod place;
 pub mod populate;
 pub mod progress;
 pub mod report;
