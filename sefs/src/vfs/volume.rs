@@ -241,7 +241,7 @@ impl Volume {
             blocks: space.total_blocks,
             blocks_free: space.free_blocks,
             blocks_available: space.available_blocks,
-            inodes: space.inodes,
+            inodes: space.inodes.saturating_add(space.available_blocks),
             inodes_free: space.available_blocks,
             name_max: NAME_MAX as u32,
         }
