@@ -94,10 +94,9 @@ pub(crate) fn system_time(time: Timestamp) -> SystemTime {
 /// nanoseconds`; this undoes it, so that the bits arrive that the kernel sent.
 pub(crate) fn requested_time(time: SystemTime) -> Timestamp {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Timestamp {
-            seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-            nanoseconds: after.subsec_nanos(),
-        },
+        Ok(after) => {
+            Timestamp { seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nanoseconds: after.subsec_nanos() }
+        }
         Err(before) => Timestamp {
             seconds: 0i64.checked_sub_unsigned(before.duration().as_secs()).unwrap_or(i64::MIN),
             nanoseconds: before.duration().subsec_nanos(),

@@ -23,13 +23,8 @@ const MYSELF: &str = "/proc/self/exe";
 pub(crate) fn start(args: &[OsString]) -> Result<Result<String, u8>, Failure> {
     let failed = |error: std::io::Error| Failure::io(Path::new(MYSELF), &error);
     let (name, rest) = args.split_first().map_or((OsString::from(crate::report::TOOL), args), |(n, r)| (n.clone(), r));
-    let mut child = Command::new(MYSELF)
-        .arg0(name)
-        .arg(CHILD)
-        .args(rest)
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    let mut child =
+        Command::new(MYSELF).arg0(name).arg(CHILD).args(rest).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let mut line = String::new();
     if let Some(output) = child.stdout.take() {
         BufReader::new(output).read_line(&mut line).map_err(failed)?;

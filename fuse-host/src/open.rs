@@ -12,7 +12,7 @@ use sefs_tools::{Failure, Image, ImageUse};
 use crate::arguments::Request;
 
 /// Memory that a passphrase's key derivation may take.
-const ARGON2_BYTES: u64 = 4 << 30;
+const ARGON2_BYTES: u64 = 1 << 30;
 
 /// An open volume, its image locked.
 pub(crate) struct Opened {
@@ -40,11 +40,11 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
     let key = key_source.open_key(path, &header, ARGON2_BYTES)?;
     let options = OpenOptions {
         read_only: request.read_only,
-        anchor: key_source.anchor.as_ref().map(open_anchor),
+        anchor: key_source.anchor.as_ref().map(open_anchor).transpose().map_err(of_volume)?,
         abandon_anchor: key_source.abandon_anchor,
         volume_id: key_source.volume_id.map(|id| id.0),
         memory_bytes: request.memory_bytes,
-        ..OpenOptions::default()
+        commit_ms: u64::try_from(request.commit.as_millis()).unwrap_or(u64::MAX),
     };
     let volume = Volume::open(backend, &key, &options, &Env::host()).map_err(of_volume)?;
     let info = volume.info();
@@ -53,9 +53,9 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
     Ok(Opened { volume, image, source, info, warnings })
 }
 
-fn open_anchor(spec: &AnchorSpec) -> Arc<dyn Anchor> {
+fn open_anchor(spec: &AnchorSpec) -> sefs::error::Result<Arc<dyn Anchor>> {
     match spec {
-        AnchorSpec::File(path) => Arc::new(FileAnchor::open(path)),
+        AnchorSpec::File(path) => Ok(Arc::new(FileAnchor::open(path)?)),
     }
 }
 

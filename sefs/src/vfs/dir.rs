@@ -105,7 +105,11 @@ pub(super) fn is_dots(name: &[u8]) -> bool {
 
 /// At most `limit` entries after `cookie`.
 pub(super) fn list(store: &Store, dir: InodeNo, inode: &Inode, cookie: u64, limit: usize) -> Result<Vec<DirEntry>> {
-    require_directory(inode)?;
+    match require_directory(inode) {
+        // A directory that was removed while it is in use has nothing in it, not even itself.
+        Err(error) if error == Posix::NotFound.into() => return Ok(Vec::new()),
+        outcome => outcome?,
+    }
     let dots = [(DOT_COOKIE, dir, &b"."[..]), (DOT_DOT_COOKIE, inode.parent, b"..")];
     let dots = dots.into_iter().filter(|(own, ..)| *own > cookie).take(limit);
     let mut entries: Vec<DirEntry> = dots

@@ -124,8 +124,13 @@ impl Place {
         self.linkable.load(Ordering::Acquire)
     }
 
-    /// The inode's value; its lock is held, shared or exclusive.
+    /// The inode's value; its lock is held, shared or exclusive. An orphan that nobody has acquired is as good as gone.
     fn load(&self, store: &Store) -> Result<Arc<Inode>> {
+        let inode = self.load_any(store)?;
+        if inode.links == 0 && !self.is_acquired() { Err(Posix::Stale.into()) } else { Ok(inode) }
+    }
+
+    fn load_any(&self, store: &Store) -> Result<Arc<Inode>> {
         if let Some(inode) = &*self.cached.lock() {
             return Ok(inode.clone());
         }
@@ -173,6 +178,11 @@ impl Locked<'_> {
     /// The value of one of the locked inodes.
     pub(super) fn inode(&self, store: &Store, ino: InodeNo) -> Result<Arc<Inode>> {
         self.place(ino)?.load(store)
+    }
+
+    /// The value of one of the locked inodes, even of an orphan that nobody has acquired.
+    pub(super) fn orphan(&self, store: &Store, ino: InodeNo) -> Result<Arc<Inode>> {
+        self.place(ino)?.load_any(store)
     }
 
     /// The value of an inode that a directory entry names.

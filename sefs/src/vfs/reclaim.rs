@@ -85,7 +85,7 @@ fn reclaim_one(volume: &Volume, ino: InodeNo) -> Result<bool> {
     if locked.place(ino)?.is_acquired() || store.get(orphan_key(ino))?.is_none() {
         return Ok(false);
     }
-    let inode = locked.inode(store, ino).map_err(|error| match error {
+    let inode = locked.orphan(store, ino).map_err(|error| match error {
         Error::Posix(Posix::Stale) => Corrupt::MissingInode(ino).into(),
         error => error,
     })?;

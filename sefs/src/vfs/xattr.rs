@@ -384,7 +384,7 @@ fn check_get(store: &Store, caller: &Caller, ino: InodeNo, inode: &Inode, space:
         Space::AccessAcl | Space::DefaultAcl if inode.kind() == FileKind::Symlink => Err(Posix::NotSupported.into()),
         Space::AccessAcl | Space::DefaultAcl | Space::Security => Ok(()),
         Space::Trusted if caller.is_limited() => Err(Posix::NoAttribute.into()),
-        Space::User if caller.check && !has_user_space(inode) => Err(Posix::NoAttribute.into()),
+        Space::User if !has_user_space(inode) => Err(Posix::NoAttribute.into()),
         Space::User => permission::check(store, caller, ino, inode, READ),
         Space::Trusted => Ok(()),
     }
@@ -397,7 +397,7 @@ fn check_set(store: &Store, caller: &Caller, ino: InodeNo, inode: &Inode, space:
         Space::AccessAcl | Space::DefaultAcl => permission::check_owner(caller, inode),
         Space::Trusted | Space::Security if caller.is_limited() => Err(Posix::NotPermitted.into()),
         Space::Trusted | Space::Security => Ok(()),
-        Space::User if caller.check && !has_user_space(inode) => Err(Posix::NotPermitted.into()),
+        Space::User if !has_user_space(inode) => Err(Posix::NotPermitted.into()),
         Space::User => {
             if inode.kind() == FileKind::Directory && inode.mode & S_ISVTX != 0 {
                 permission::check_owner(caller, inode)?;
