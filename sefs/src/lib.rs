@@ -3,7 +3,7 @@
 //! ```text
 //! vfs ─► store (layers, log, commit, checkpoint, recovery)
 //!          ├─► merge ─► tree ─► cache
-//!          ├─► alloc
+//!          ├─► allocator
 //!          ├─► sealer (keys, epochs, nonces)
 //!          ├─► anchor (trusted)
 //!          └─► backend (untrusted)
@@ -17,11 +17,20 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+mod allocator;
+pub mod anchor;
 pub mod backend;
+mod cache;
+pub mod env;
 pub mod error;
 pub mod format;
 pub mod keys;
+mod merge;
+mod node;
 mod sealer;
+mod store;
 pub mod suite;
 mod sync;
+mod tree;
 pub mod types;
+pub mod vfs;

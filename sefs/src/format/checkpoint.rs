@@ -64,6 +64,8 @@ pub struct Checkpoint {
     pub unwritten_blocks: u64,
     /// Inodes in use.
     pub inodes: u64,
+    /// Nodes of all trees.
+    pub nodes: u64,
     /// What proves the allocation's root page.
     pub alloc_root: AllocEntry,
     /// The anchor that this volume was made for.
@@ -159,6 +161,7 @@ impl Checkpoint {
         for page in &self.epoch_pages {
             out.u48(page.addr.0).zeros(2).bytes(&page.tag);
         }
+        out.pad_to(280 + MAX_ROOTS * ROOT_LEN + MAX_EPOCH_PAGES * 24).u64(self.nodes);
         out.pad_to(CHECKPOINT_LEN);
         out.finish_array()
     }
@@ -192,14 +195,15 @@ impl Checkpoint {
         let anchor = AnchorBinding::read(&mut reader)?;
         let roots = read_roots(&mut reader)?;
         let epoch_pages = read_epoch_pages(&mut reader, page_count)?;
-        reader.zeros(1752)?;
+        let nodes = reader.u64()?;
+        reader.zeros(1744)?;
         reader.end()?;
         let (clean, epoch_start) = (flags & FLAG_CLEAN != 0, flags & FLAG_EPOCH_START != 0);
         #[rustfmt::skip]
         let checkpoint = Checkpoint {
             generation, previous_salt, log_start, previous_tag, log_epoch, epoch_count, clean, epoch_start,
-            accepted_headers, alloc_levels, next_id, free_blocks, unwritten_blocks, inodes, alloc_root, anchor,
-            roots, epoch_pages,
+            accepted_headers, alloc_levels, next_id, free_blocks, unwritten_blocks, inodes, nodes, alloc_root,
+            anchor, roots, epoch_pages,
         };
         Ok(checkpoint)
     }

@@ -1,0 +1,359 @@
+//! Where a tool's key comes from: exactly one file, named by an option, a mount option, `SEFS_KEY_FILE` or
+//! `/etc/sefs.toml`.
+//!
+//! *Security*: secrets are read from files and pipes only, never from the command line or the environment. What is read
+//! opens key slots; it is never the volume key itself. Only slots of the kind that the caller supplied are tried.
+//!
+//! *Invariants*: an explicit option wins over `SEFS_KEY_FILE`, which wins over the table. Two sources of one rank are a
+//! mistake, never a choice.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sealing::{Argon2Cost, Argon2Limits, Key, OsRng, Secret, SlotError, SlotKind, SlotSecret};
+use sefs::error::{Error, Incompatible};
+use sefs::format::{Header, KeySlot};
+use sefs::keys::VolumeKey;
+use zeroize::Zeroizing;
+
+use crate::anchor::AnchorSpec;
+use crate::config::{self, Config, ImageEntry};
+use crate::report::{Failure, FailureKind};
+use crate::volume_id::{VolumeId, decode_hex};
+
+/// The options that say how a volume is opened. Each is also a mount option of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Key and trust")]
+pub struct KeyArgs {
+    /// Take the key from FILE: 32 bytes, or 64 hex digits; "-" is standard input
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub key_file: Option<PathBuf>,
+    /// Take the passphrase from FILE, without one newline at its end; "-" is standard input
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub passphrase_file: Option<PathBuf>,
+    /// Take the key from a platform (none is supported yet)
+    #[arg(long, value_name = "NAME[:OPTIONS]")]
+    pub platform: Option<String>,
+    /// Open this volume and no other
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<VolumeId>,
+    /// Where the volume's newest state is kept, to detect rollback (file:PATH)
+    #[arg(long, value_name = "KIND:PLACE")]
+    pub anchor: Option<AnchorSpec>,
+    /// Open an anchored volume without its anchor, and give up protection against rollback
+    #[arg(long)]
+    pub abandon_anchor: bool,
+    /// Open exactly this packed image (not supported yet)
+    #[arg(long, value_name = "HEX")]
+    pub root_digest: Option<String>,
+}
+
+/// A key that was read, and what else the caller demanded of the volume.
+pub struct KeySource {
+    secret: SlotSecret,
+    place: String,
+    /// Lines that the tool prints with [`crate::Tool::warn`].
+    pub warnings: Vec<String>,
+    /// The volume that must be found.
+    pub volume_id: Option<VolumeId>,
+    /// The volume's anchor.
+    pub anchor: Option<AnchorSpec>,
+    /// Open an anchored volume without its anchor.
+    pub abandon_anchor: bool,
+}
+
+/// What is read besides the command line.
+pub struct Environment {
+    /// `SEFS_KEY_FILE`.
+    pub key_file: Option<OsString>,
+    /// The table of images.
+    pub config: PathBuf,
+}
+
+impl Environment {
+    /// This process's.
+    pub fn host() -> Environment {
+        Environment { key_file: std::env::var_os(KEY_FILE_VARIABLE), config: config::PATH.into() }
+    }
+}
+
+impl KeyArgs {
+    /// Finds and reads the key of `image`.
+    pub fn key_source(&self, image: &Path) -> Result<KeySource, Failure> {
+        self.key_source_in(image, &Environment::host())
+    }
+
+    /// The same, with a given environment.
+    pub fn key_source_in(&self, image: &Path, environment: &Environment) -> Result<KeySource, Failure> {
+        self.refuse_unsupported()?;
+        let table = self.table_entry(image, environment)?;
+        let place = match (Place::of(self)?, &environment.key_file) {
+            (Some(place), _) => place,
+            (None, Some(path)) => Place::key_file(path.into(), KEY_FILE_VARIABLE),
+            (None, None) => Place::of(&table)?.ok_or_else(|| no_key(image))?,
+        };
+        let (secret, warnings) = place.read()?;
+        let abandon_anchor = self.abandon_anchor;
+        let anchor = self.anchor.clone().or(table.anchor).filter(|_| !abandon_anchor);
+        let volume_id = self.volume_id.or(table.volume_id);
+        Ok(KeySource { secret, place: place.described(), warnings, volume_id, anchor, abandon_anchor })
+    }
+
+    /// Takes a mount option over. `false`: the option is not one of these.
+    pub fn take_option(&mut self, name: &str, value: Option<&str>) -> Result<bool, Failure> {
+        let needed =
+            || match value {
+                Some(value) if !value.is_empty() => Ok(value),
+                _ => Err(Failure::usage(format_args!("option {name}"), "it needs a value")
+                    .way_out(format!("write {name}=…"))),
+            };
+        let wrong = |reason: String| Failure::usage(format_args!("option {name}"), reason);
+        match name {
+            "key-file" => set_once(&mut self.key_file, name, needed()?.into())?,
+            "passphrase-file" => set_once(&mut self.passphrase_file, name, needed()?.into())?,
+            "platform" => set_once(&mut self.platform, name, needed()?.into())?,
+            "volume-id" => set_once(&mut self.volume_id, name, needed()?.parse().map_err(wrong)?)?,
+            "anchor" => set_once(&mut self.anchor, name, needed()?.parse().map_err(wrong)?)?,
+            "root-digest" => set_once(&mut self.root_digest, name, needed()?.into())?,
+            "abandon-anchor" if value.is_none() => self.abandon_anchor = true,
+            "abandon-anchor" => return Err(wrong("it takes no value".into())),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn from_entry(entry: &ImageEntry, table: &Path) -> Result<KeyArgs, Failure> {
+        let wrong = |reason: String| Failure::usage(table.display(), reason);
+        Ok(KeyArgs {
+            key_file: entry.key_file.clone(),
+            passphrase_file: entry.passphrase_file.clone(),
+            platform: entry.platform.clone(),
+            volume_id: entry.volume_id.as_deref().map(str::parse).transpose().map_err(wrong)?,
+            anchor: entry.anchor.as_deref().map(str::parse).transpose().map_err(wrong)?,
+            abandon_anchor: false,
+            root_digest: None,
+        })
+    }
+
+    /// What the table says about the image, as if it had been given as options.
+    fn table_entry(&self, image: &Path, environment: &Environment) -> Result<KeyArgs, Failure> {
+        match Config::load(&environment.config) {
+            Ok(Some(config)) => match config.entry(image) {
+                Some(entry) => KeyArgs::from_entry(entry, &environment.config),
+                None => Ok(KeyArgs::default()),
+            },
+            Ok(None) => Ok(KeyArgs::default()),
+            // A table that this user may not read concerns nobody who brought a key.
+            Err(failure) if failure.kind() == FailureKind::Operational && self.has_key() => Ok(KeyArgs::default()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn has_key(&self) -> bool {
+        self.key_file.is_some() || self.passphrase_file.is_some()
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), Failure> {
+        if self.root_digest.is_some() {
+            return Err(Failure::usage("--root-digest", "packed images are not supported by this release")
+                .way_out("open a volume with --key-file or --passphrase-file"));
+        }
+        if self.abandon_anchor && self.anchor.is_some() {
+            return Err(Failure::usage("--abandon-anchor", "it contradicts --anchor").way_out("give one of the two"));
+        }
+        Ok(())
+    }
+}
+
+impl KeySource {
+    /// The kind of slot that this opens.
+    pub fn kind(&self) -> SlotKind {
+        self.secret.kind()
+    }
+
+    /// Where the key was read, for messages.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Wraps a volume key for the owner of this key: the body of a new slot.
+    pub fn slot_body(&self, volume_key: &Key, volume_id: &VolumeId, cost: &Argon2Cost) -> Result<Vec<u8>, Failure> {
+        sealing::wrap(&self.secret, volume_key, &volume_id.0, cost, &OsRng)
+            .map_err(|error| Failure::new(&self.place, error).way_out("try again with more memory"))
+    }
+
+    /// A new slot for the header of a volume.
+    pub fn slot_for(&self, key: &VolumeKey, volume_id: &VolumeId, cost: &Argon2Cost) -> Result<KeySlot, Failure> {
+        let body = self.slot_body(&Key::from_bytes(key.expose()), volume_id, cost)?;
+        Ok(KeySlot { kind: self.kind().number(), body })
+    }
+
+    /// Opens a slot of an unverified header. The volume key that comes out is authentic only once the volume opened with
+    /// it: whoever has the caller's secret can make slots too.
+    pub fn open_key(&self, image: &Path, header: &Header, budget_bytes: u64) -> Result<VolumeKey, Failure> {
+        let id = VolumeId(header.volume_id);
+        if self.volume_id.is_some_and(|wanted| wanted != id) {
+            return Err(Failure::volume(image, &Error::Incompatible(Incompatible::VolumeId)));
+        }
+        let slots = header.slots.iter().map(|slot| (slot.kind, &slot.body[..]));
+        match self.open_slots(slots, &id, budget_bytes) {
+            Ok(key) => Ok(VolumeKey::new(*key.expose())),
+            Err(SlotError::WrongKey) => Err(Failure::volume(image, &Error::WrongKey)),
+            Err(error @ SlotError::OverLimit { .. }) => {
+                Err(Failure::new(image.display(), error).way_out("grant more memory, or use another slot's key"))
+            }
+            Err(error) => Err(Failure::new(image.display(), error).way_out("try again with more memory")),
+        }
+    }
+
+    /// Tries the slots of this key's kind. `budget_bytes` bounds what Argon2id may allocate.
+    pub fn open_slots<'a>(
+        &self,
+        slots: impl IntoIterator<Item = (u16, &'a [u8])>,
+        volume_id: &VolumeId,
+        budget_bytes: u64,
+    ) -> Result<Key, SlotError> {
+        let limits = Argon2Limits { max_memory_bytes: budget_bytes };
+        let mut outcome = SlotError::WrongKey;
+        for (_, body) in slots.into_iter().filter(|(kind, _)| *kind == self.kind().number()) {
+            match sealing::unwrap(&self.secret, body, &volume_id.0, &limits) {
+                Ok(key) => return Ok(key),
+                Err(SlotError::WrongKey) => {}
+                Err(error) => outcome = error,
+            }
+        }
+        Err(outcome)
+    }
+}
+
+/// One place that a key is read from.
+struct Place {
+    path: PathBuf,
+    kind: SlotKind,
+    /// What named it.
+    named_by: &'static str,
+}
+
+impl Place {
+    fn key_file(path: PathBuf, named_by: &'static str) -> Place {
+        Place { path, kind: SlotKind::RawKey, named_by }
+    }
+
+    /// The one place that `args` name, if any.
+    fn of(args: &KeyArgs) -> Result<Option<Place>, Failure> {
+        let named = usize::from(args.key_file.is_some())
+            + usize::from(args.passphrase_file.is_some())
+            + usize::from(args.platform.is_some());
+        if named > 1 {
+            return Err(Failure::usage("key", "more than one source is given").way_out(ONE_OF));
+        }
+        if let Some(platform) = &args.platform {
+            let name = platform.split(':').next().unwrap_or(platform);
+            return Err(Failure::usage(format_args!("--platform {name}"), "no platform is supported by this release")
+                .way_out(ONE_OF));
+        }
+        let key = args.key_file.clone().map(|path| Place::key_file(path, "--key-file"));
+        let passphrase = args.passphrase_file.clone();
+        Ok(key.or(passphrase.map(|path| Place { path, kind: SlotKind::Passphrase, named_by: "--passphrase-file" })))
+    }
+
+    fn described(&self) -> String {
+        format!("{} {}", self.named_by, self.path.display())
+    }
+
+    fn read(&self) -> Result<(SlotSecret, Vec<String>), Failure> {
+        let (bytes, warnings) = self.content()?;
+        let secret = match self.kind {
+            SlotKind::Passphrase => SlotSecret::Passphrase(passphrase(bytes).map_err(|why| self.refused(why))?),
+            _ => SlotSecret::RawKey(raw_key(&bytes).ok_or_else(|| {
+                self.refused("a key file holds 32 bytes or 64 hex digits")
+                    .way_out("make one with: head -c 32 /dev/urandom > FILE")
+            })?),
+        };
+        Ok((secret, warnings))
+    }
+
+    /// At most [`MAX_SECRET_LEN`] bytes, in memory that is wiped and never grows.
+    fn content(&self) -> Result<(Zeroizing<Vec<u8>>, Vec<String>), Failure> {
+        if self.path == Path::new("-") {
+            let stdin = std::io::stdin();
+            if stdin.is_terminal() {
+                return Err(self.refused("standard input is a terminal").way_out("pipe the secret in, or name a file"));
+            }
+            return Ok((self.bounded(stdin.lock())?, Vec::new()));
+        }
+        let file = std::fs::File::open(&self.path).map_err(|error| self.failed(&error))?;
+        let metadata = file.metadata().map_err(|error| self.failed(&error))?;
+        let open_to_others = metadata.is_file() && metadata.mode() & 0o044 != 0;
+        let warning = format!("{} can be read by others; chmod go= {0}", self.path.display());
+        Ok((self.bounded(file)?, if open_to_others { vec![warning] } else { Vec::new() }))
+    }
+
+    fn bounded(&self, mut from: impl Read) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let mut buffer = Zeroizing::new(vec![0; MAX_SECRET_LEN + 1]);
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match from.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+        if filled > MAX_SECRET_LEN {
+            return Err(self.refused(format!("it is longer than {MAX_SECRET_LEN} bytes")));
+        }
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+
+    fn refused(&self, why: impl std::fmt::Display) -> Failure {
+        Failure::usage(self.described(), why)
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Failure {
+        let reason = Failure::io(&self.path, error).to_string();
+        Failure::new(self.named_by, reason).way_out("check the path and its permissions")
+    }
+}
+
+fn raw_key(bytes: &[u8]) -> Option<Key> {
+    if let Ok(raw) = bytes.try_into() {
+        return Some(Key::from_bytes(raw));
+    }
+    let mut key = Key::zeroed();
+    let digits = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
+    decode_hex(digits, key.expose_mut()).map(|()| key)
+}
+
+fn passphrase(mut bytes: Zeroizing<Vec<u8>>) -> Result<Secret, &'static str> {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    if bytes.is_empty() {
+        return Err("the passphrase is empty");
+    }
+    Ok(Secret::new(std::mem::take(&mut *bytes)))
+}
+
+fn set_once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), Failure> {
+    if field.is_some() {
+        return Err(Failure::usage(format_args!("option {name}"), "it is given twice").way_out("give it once"));
+    }
+    *field = Some(value);
+    Ok(())
+}
+
+fn no_key(image: &Path) -> Failure {
+    Failure::usage(image.display(), "no key is given").way_out(ONE_OF)
+}
+
+const KEY_FILE_VARIABLE: &str = "SEFS_KEY_FILE";
+const ONE_OF: &str = "give --key-file FILE or --passphrase-file FILE";
+const MAX_SECRET_LEN: usize = 65_536;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! Wrapping a volume key for one owner, and opening it again.
+//!
+//! *Security*: the slot key comes from the owner's secret and a fresh random salt, so it seals one message ever and its
+//! nonce can be zero. GCM does not commit to its key: a ciphertext can be made that opens under two of them. So a second
+//! output of the same derivation stands in the body and is compared, in constant time, before anything is decrypted.
+//! Every failure looks the same to the caller, but for a cost that is over the limits.
+
+use core::fmt;
+
+use aes_gcm::aead::AeadInOut;
+use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use zeroize::Zeroize;
+
+use crate::argon2id::{self, Argon2Cost, Argon2Limits};
+use crate::body::{Body, BodyHead, HEAD_LEN, SlotKind};
+use crate::rng::{Rng, RngFailed};
+use crate::secret::{Key, Secret};
+
+/// What an owner opens a slot with. Platforms and recovery shares will be further variants.
+#[non_exhaustive]
+pub enum SlotSecret {
+    /// The content of a key file.
+    RawKey(Key),
+    /// A passphrase.
+    Passphrase(Secret),
+}
+
+/// Why a slot was not made or not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SlotError {
+    /// The secret does not open this slot, or the slot is damaged: the two cannot be told apart.
+    WrongKey,
+    /// The slot's Argon2id cost is outside the limits; nothing was computed.
+    OverLimit {
+        /// What the slot asks for, in its own unauthenticated words.
+        cost: Argon2Cost,
+        /// The memory that was granted, in KiB.
+        budget_kib: u64,
+    },
+    /// There was not enough memory for Argon2id.
+    OutOfMemory,
+    /// The random generator failed; nothing was sealed.
+    Rng,
+}
+
+impl SlotSecret {
+    /// The kind of slot that this opens.
+    pub fn kind(&self) -> SlotKind {
+        match self {
+            SlotSecret::RawKey(_) => SlotKind::RawKey,
+            SlotSecret::Passphrase(_) => SlotKind::Passphrase,
+        }
+    }
+}
+
+/// Wraps `volume_key` for the owner of `secret`. The result is a slot body of 144 bytes. `cost` applies to passphrases
+/// only and must lie within the widest limits.
+pub fn wrap(
+    secret: &SlotSecret,
+    volume_key: &Key,
+    volume_id: &[u8; 16],
+    cost: &Argon2Cost,
+    rng: &dyn Rng,
+) -> Result<Vec<u8>, SlotError> {
+    let mut salt = [0; 32];
+    rng.fill(&mut salt)?;
+    let cost = match secret {
+        SlotSecret::RawKey(_) => None,
+        SlotSecret::Passphrase(_) => Some(*cost),
+    };
+    let keys = SlotKeys::derive(secret, &salt, volume_id, cost, &Argon2Limits::default())?;
+    let head = BodyHead { kind: secret.kind(), cost, salt, commitment: keys.commitment() };
+    keys.seal(head, volume_key, volume_id)
+}
+
+/// Opens a slot body, which may be anything that a hostile host stored.
+pub fn unwrap(secret: &SlotSecret, body: &[u8], volume_id: &[u8; 16], limits: &Argon2Limits) -> Result<Key, SlotError> {
+    let body = Body::decode(body).ok_or(SlotError::WrongKey)?;
+    if body.head.kind != secret.kind() {
+        return Err(SlotError::WrongKey);
+    }
+    let keys = SlotKeys::derive(secret, &body.head.salt, volume_id, body.head.cost, limits)?;
+    let proof = keys.verify(&body.head.commitment)?;
+    keys.open(&body, volume_id, proof)
+}
+
+/// Only [`SlotKeys::verify`] makes one: the commitment was compared.
+struct Committed(());
+
+/// The extracted secret of one slot, from which its key and its commitment expand.
+struct SlotKeys {
+    /// HKDF's pseudorandom key.
+    extracted: Key,
+    /// `kind ‖ volume id`, which separates slots of different kinds and volumes under one secret.
+    context: [u8; 18],
+}
+
+impl SlotKeys {
+    fn derive(
+        secret: &SlotSecret,
+        salt: &[u8; 32],
+        volume_id: &[u8; 16],
+        cost: Option<Argon2Cost>,
+        limits: &Argon2Limits,
+    ) -> Result<SlotKeys, SlotError> {
+        let stretched;
+        let input = match (secret, cost) {
+            (SlotSecret::RawKey(key), None) => key,
+            (SlotSecret::Passphrase(passphrase), Some(cost)) => {
+                stretched = argon2id::derive(passphrase.expose(), salt, &cost, limits)?;
+                &stretched
+            }
+            (SlotSecret::RawKey(_), Some(_)) | (SlotSecret::Passphrase(_), None) => return Err(SlotError::WrongKey),
+        };
+        let mut extracted = Key::zeroed();
+        let (mut prk, _) = Hkdf::<Sha256>::extract(Some(salt), input.expose());
+        extracted.expose_mut().copy_from_slice(&prk);
+        prk.as_mut_slice().zeroize();
+        let mut context = [0; 18];
+        context[..2].copy_from_slice(&secret.kind().number().to_le_bytes());
+        context[2..].copy_from_slice(volume_id);
+        Ok(SlotKeys { extracted, context })
+    }
+
+    /// HKDF-Expand of one block (RFC 5869, 2.3), before its result is taken.
+    fn expand(&self, label: &[u8]) -> Hmac<Sha256> {
+        // HMAC takes keys of any length, so this cannot fail.
+        let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(self.extracted.expose()).expect("any length");
+        mac.update(label);
+        mac.update(&self.context);
+        mac.update(&[1]);
+        mac
+    }
+
+    fn commitment(&self) -> [u8; 32] {
+        self.expand(COMMITMENT_LABEL).finalize().into_bytes().into()
+    }
+
+    /// Compares in constant time.
+    fn verify(&self, commitment: &[u8; 32]) -> Result<Committed, SlotError> {
+        self.expand(COMMITMENT_LABEL).verify(commitment.into()).map_err(|_| SlotError::WrongKey)?;
+        Ok(Committed(()))
+    }
+
+    fn aead(&self) -> Aes256Gcm {
+        let mut key = self.expand(KEY_LABEL).finalize().into_bytes();
+        let aead = Aes256Gcm::new(&key);
+        key.as_mut_slice().zeroize();
+        aead
+    }
+
+    fn seal(&self, head: BodyHead, volume_key: &Key, volume_id: &[u8; 16]) -> Result<Vec<u8>, SlotError> {
+        // Encrypted in place: the copy of the volume key in this array is ciphertext once this succeeded.
+        let mut sealed_key = *volume_key.expose();
+        let tag = self
+            .aead()
+            .encrypt_inout_detached(
+                &NONCE,
+                &associated_data(&head.encode(), volume_id),
+                sealed_key.as_mut_slice().into(),
+            )
+            .map_err(|_| SlotError::WrongKey)?;
+        Ok(Body { head, tag: tag.into(), sealed_key }.encode())
+    }
+
+    fn open(&self, body: &Body, volume_id: &[u8; 16], _: Committed) -> Result<Key, SlotError> {
+        let mut key = Key::from_bytes(&body.sealed_key);
+        self.aead()
+            .decrypt_inout_detached(
+                &NONCE,
+                &associated_data(&body.head.encode(), volume_id),
+                key.expose_mut().as_mut_slice().into(),
+                &Tag::from(body.tag),
+            )
+            .map_err(|_| SlotError::WrongKey)?;
+        Ok(key)
+    }
+}
+
+fn associated_data(head: &[u8; HEAD_LEN], volume_id: &[u8; 16]) -> Vec<u8> {
+    [DATA_LABEL, head, volume_id].concat()
+}
+
+impl From<RngFailed> for SlotError {
+    fn from(_: RngFailed) -> SlotError {
+        SlotError::Rng
+    }
+}
+
+impl fmt::Display for SlotError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SlotError::WrongKey => f.write_str("the key does not open this slot"),
+            SlotError::OverLimit { cost, budget_kib } => write!(
+                f,
+                "the slot asks for Argon2id with {} KiB, {} passes and {} lanes; allowed are 65536 to {budget_kib} KiB, \
+                 16 passes and 8 lanes",
+                cost.memory_kib, cost.passes, cost.lanes
+            ),
+            SlotError::OutOfMemory => f.write_str("not enough memory for Argon2id"),
+            SlotError::Rng => f.write_str("the random generator failed"),
+        }
+    }
+}
+
+impl core::error::Error for SlotError {}
+
+/// The slot key seals one message ever: its salt is fresh.
+const NONCE: Nonce<aes_gcm::aead::consts::U12> = aes_gcm::aead::array::Array([0; 12]);
+const KEY_LABEL: &[u8] = b"sealing 1 slot key";
+const COMMITMENT_LABEL: &[u8] = b"sealing 1 slot commitment";
+const DATA_LABEL: &[u8] = b"sealing 1 slot";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sealed rightly, so that GCM and the associated data agree, but with another commitment.
+    #[test]
+    fn the_commitment_is_checked_on_its_own() {
+        let (secret, volume_id) = (SlotSecret::RawKey(Key::from_bytes(&[7; 32])), [1; 16]);
+        let volume_key = Key::from_bytes(&[9; 32]);
+        let keys = SlotKeys::derive(&secret, &[2; 32], &volume_id, None, &Argon2Limits::default()).unwrap();
+        let check = |commitment: [u8; 32], opens: bool| {
+            let head = BodyHead { kind: SlotKind::RawKey, cost: None, salt: [2; 32], commitment };
+            let body = keys.seal(head, &volume_key, &volume_id).unwrap();
+            let opened = unwrap(&secret, &body, &volume_id, &Argon2Limits::default());
+            assert_eq!(opened.map(|key| *key.expose()), if opens { Ok([9; 32]) } else { Err(SlotError::WrongKey) });
+        };
+        check(keys.commitment(), true);
+        let mut other = keys.commitment();
+        other[31] ^= 1;
+        check(other, false);
+    }
+}

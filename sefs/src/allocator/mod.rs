@@ -1,0 +1,270 @@
+//! The space allocator: which addresses are free, and from when on.
+//!
+//! The stored pages (format.md, section 8) hold exactly the state of the newest checkpoint. Everything newer lies in
+//! memory as sets of addresses:
+//!
+//! ```text
+//! allocate ─► unnamed ──name (a log group)──►
+//!             taken ──freeze──► frozen taken ─┐ write_pages     finish
+//!                               built        ─┴─► bits set ─────────────► (in use)
+//! release ─► released ──freeze─► frozen released ┐ write_pages    finish           next finish, no older pin
+//!                                dropped        ─┴─► bits clear ─────► waiting(N) ─────────► free
+//! ```
+//! A view of a group is its bitmap joined with all the sets. Freezing, writing and finishing move addresses between
+//! bitmap and sets but never change a view; so a view, once built, changes only when blocks are taken or become free.
+//!
+//! *Invariants*
+//! 1. An address is handed out only if its bit is clear and it is in none of the sets.
+//! 2. What checkpoint N releases becomes free only when N + 1 is durable and no reader is pinned before N. Both checkpoint
+//!    slots therefore name whole states.
+//! 3. A page goes to the home after the one that the newest checkpoint names; of three, the one that neither slot names.
+//! 4. Data never break the last free quads while the reserve is not met: metadata find a place on a full volume.
+//!
+//! *Security*: pages are authenticated, yet their author may be hostile: counts are compared with what they count, sums
+//! are checked, and no address outside [`Geometry::is_usable`] ever leaves or enters.
+//!
+//! *Locks*: one, over everything here; pages are read under it, therefore a [`PageIo`] never calls back. Pages are written
+//! without it. Pins have their own, so that readers never wait for I/O.
+
+mod bits;
+mod free;
+mod geometry;
+mod intervals;
+mod pages;
+mod search;
+mod sets;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::error::Result;
+use crate::format::AllocEntry;
+use crate::suite::{Nonce, Tag};
+use crate::sync::Mutex;
+use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation};
+
+pub(crate) use geometry::Geometry;
+pub(crate) use sets::Pin;
+
+use sets::Pins;
+
+/// Opens and seals allocation pages, and moves them.
+pub(crate) trait PageIo {
+    /// The verified page that `entry` proves, from `addr`. `first_group` and `level` say which page, for errors.
+    fn read_page(
+        &self,
+        level: u8,
+        first_group: u64,
+        addr: BlockAddr,
+        entry: &AllocEntry,
+    ) -> Result<Box<[u8; BLOCK_SIZE]>>;
+    /// Seals the page and writes it to `addr`; returns its proof.
+    /// `old` is the entry of the version that this one replaces.
+    fn write_page(
+        &self,
+        level: u8,
+        addr: BlockAddr,
+        page: &[u8; BLOCK_SIZE],
+        old: &AllocEntry,
+    ) -> Result<(EpochId, Nonce, Tag)>;
+}
+
+/// Neighbouring blocks. One that the allocator hands out or takes back never leaves its group.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Extent {
+    /// The first block.
+    pub(crate) addr: BlockAddr,
+    /// How many.
+    pub(crate) blocks: u64,
+}
+
+impl Extent {
+    /// `blocks` blocks from `addr` on.
+    pub(crate) fn new(addr: BlockAddr, blocks: u64) -> Extent {
+        Extent { addr, blocks }
+    }
+
+    fn start(self) -> u64 {
+        self.addr.0
+    }
+
+    fn end(self) -> u64 {
+        self.addr.0.saturating_add(self.blocks)
+    }
+}
+
+/// Which checkpoint an allocation belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Interval {
+    /// The next one.
+    Active,
+    /// The one that is being built.
+    Frozen,
+}
+
+/// How much space there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Counts {
+    /// Blocks that can be allocated now, the reserve included.
+    pub(crate) free_blocks: u64,
+    /// Blocks that become free with the next checkpoints, or are being discarded.
+    pub(crate) pending_blocks: u64,
+    /// Free quads. Quads that became free in parts are counted when their page is next looked at.
+    pub(crate) free_quads: u64,
+    /// Blocks that plain data leave to others.
+    pub(crate) reserve_blocks: u64,
+}
+
+/// The allocator of one volume. All methods take `&self`.
+pub(crate) struct Allocator {
+    geometry: Geometry,
+    state: Mutex<free::State>,
+    pins: Arc<Pins>,
+}
+
+impl Allocator {
+    /// An allocator for the state that `root` names, which is checkpoint `generation` and durable. `free_blocks` is what
+    /// the checkpoint says; a root that says otherwise is corrupt. At mkfs: an absent root, generation 0 and
+    /// [`Geometry::free_blocks`] of that root.
+    pub(crate) fn new(
+        geometry: Geometry,
+        root: AllocEntry,
+        free_blocks: u64,
+        generation: Generation,
+    ) -> Result<Allocator> {
+        let state = free::State::new(geometry, root, free_blocks)?;
+        Ok(Allocator { geometry, state: Mutex::new(state), pins: Arc::new(Pins::new(generation)) })
+    }
+
+    /// Holds back what the newest checkpoint released, given the root that the other slot names (the checkpoint before).
+    /// Without it a mount could overwrite what that slot needs before the next checkpoint is durable.
+    pub(crate) fn hold_released(&self, io: &dyn PageIo, previous: &AllocEntry) -> Result<()> {
+        let generation = self.pins.current();
+        self.state.lock().hold_released(io, previous, generation)
+    }
+
+    /// The shape of the volume.
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Takes `blocks` blocks for data, in as few runs as possible. With `use_reserve` three quarters of the reserve may be
+    /// used too. `NoSpace`, and every other error, changes nothing.
+    pub(crate) fn allocate_data(&self, io: &dyn PageIo, blocks: u64, use_reserve: bool) -> Result<Vec<Extent>> {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.allocate_data(io, blocks, use_reserve)
+    }
+
+    /// Takes one node: `blocks_per_node` (a power of two from 4 to 64) neighbouring blocks at a multiple of it. May use all
+    /// of the reserve.
+    pub(crate) fn allocate_node(&self, io: &dyn PageIo, blocks_per_node: u64, interval: Interval) -> Result<BlockAddr> {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.allocate_node(io, blocks_per_node, interval)
+    }
+
+    /// Takes one block for metadata, rather from a broken quad. May use all of the reserve.
+    pub(crate) fn allocate_block(&self, io: &dyn PageIo, interval: Interval) -> Result<BlockAddr> {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.allocate_block(io, interval)
+    }
+
+    /// Takes given blocks: replay of the log. Blocks that are not free, or reserved, are `Corrupt::Allocation`.
+    pub(crate) fn mark_taken(&self, io: &dyn PageIo, extent: Extent) -> Result<()> {
+        self.state.lock().mark_taken(io, extent)
+    }
+
+    /// Gives back blocks that the active interval no longer needs. Blocks that are not in use are `Corrupt::Allocation`,
+    /// now or at the latest when the checkpoint writes their page.
+    pub(crate) fn release(&self, extent: Extent) -> Result<()> {
+        self.state.lock().release(extent, Interval::Active)
+    }
+
+    /// As [`Allocator::release`], for what the checkpoint under construction no longer needs.
+    pub(crate) fn release_frozen(&self, extent: Extent) -> Result<()> {
+        self.state.lock().release(extent, Interval::Frozen)
+    }
+
+    /// A log group names blocks that [`Allocator::allocate_data`] gave out: from now on they belong to the interval, and the
+    /// next freeze takes them along. Blocks that were not given out are `Corrupt::Allocation`.
+    pub(crate) fn name(&self, extent: Extent) -> Result<()> {
+        self.state.lock().name(extent)
+    }
+
+    /// Undoes an allocation that no log group ever named, with no write to it under way.
+    pub(crate) fn give_back(&self, extent: Extent) -> Result<()> {
+        self.state.lock().give_back(extent)
+    }
+
+    /// Begins a checkpoint: what was taken and released until now belongs to it.
+    ///
+    /// # Panics
+    /// If a checkpoint is under construction already.
+    pub(crate) fn freeze(&self) {
+        self.state.lock().freeze();
+    }
+
+    /// Abandons the checkpoint under construction: what it took for itself is free, what it released is in use, and the
+    /// interval is joined with the active one. Only as long as its slot's write has not been attempted.
+    pub(crate) fn unfreeze(&self) -> Result<()> {
+        self.state.lock().unfreeze()
+    }
+
+    /// Writes the pages of the checkpoint under construction, each to its next home, and returns the root's entry. After
+    /// it nothing is allocated or released for this checkpoint.
+    pub(crate) fn write_pages(&self, io: &dyn PageIo) -> Result<AllocEntry> {
+        write::write_pages(&self.geometry, &self.state, io)
+    }
+
+    /// The checkpoint under construction is durable, as `generation`. Called after readers that pin from now on find the
+    /// new root.
+    pub(crate) fn finish(&self, generation: Generation) -> Result<()> {
+        let mut state = self.state.lock();
+        state.finish(generation)?;
+        self.pins.advance(generation);
+        state.ripen(&self.pins);
+        Ok(())
+    }
+
+    /// Keeps all that the newest durable checkpoint and everything since name, until the pin is dropped. Taken before the
+    /// reader looks at the root.
+    pub(crate) fn pin(&self) -> Pin {
+        Pins::pin(&self.pins)
+    }
+
+    /// Sets what plain data leave to others, in blocks.
+    pub(crate) fn set_reserve(&self, blocks: u64) {
+        self.state.lock().reserve_blocks = blocks;
+    }
+
+    /// How much space there is.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.counts()
+    }
+
+    /// Takes out runs of at least 1 MiB that became free, for the caller to discard and then to report with
+    /// [`Allocator::discard_done`], done or not. At least 64 MiB of such runs stay as they are.
+    pub(crate) fn discardable(&self) -> Vec<Extent> {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.discardable()
+    }
+
+    /// Makes runs from [`Allocator::discardable`] free again.
+    pub(crate) fn discard_done(&self, runs: &[Extent]) -> Result<()> {
+        self.state.lock().discard_done(runs)
+    }
+
+    /// The runs of blocks of a group that are in use by the newest state, reserved areas not counted: for checking.
+    pub(crate) fn in_use(&self, io: &dyn PageIo, group: u64) -> Result<Vec<Extent>> {
+        self.state.lock().in_use(io, group)
+    }
+}

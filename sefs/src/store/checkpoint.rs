@@ -1,0 +1,537 @@
+//! Checkpoints: the logged layer is merged into the trees, and a slot names the new roots.
+//!
+//! Order, each step after the one before:
+//! 1. freeze: the logged layer and the addresses that it took and gave back become the checkpoint's;
+//! 2. data blocks that stand in the ring only are copied home, as they are;
+//! 3. the trees are merged, bottom-up and copy-on-write;
+//! 4. the pages of the epoch table, then the allocation pages, are written; after this nothing of it allocates or releases;
+//! 5. flush, slot, flush, anchor;
+//! 6. the new roots are published; what the checkpoint *before* this one released becomes free.
+//!
+//! *Invariants*: a crash before 5 leaves the older checkpoint and the whole log. Either slot and the log lead to the same
+//! state, because nothing that the older slot or its log needs is reused before the newer one's successor is durable.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::allocator::{Extent, Interval, PageIo};
+use crate::backend::{Backend, HostBuf, Io};
+use crate::error::{Error, Result, RolledBack, Tampered};
+use crate::format::{
+    AllocEntry, AnchorPolicy, BlockLoc, BlockRef, BlockState, Chunk, Checkpoint, EpochPageRef, FILES_TREE, Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
+};
+use crate::merge::{self, Change, NodeWriter};
+use crate::node::Node;
+use crate::store::layer::{ChunkEntry, Entry, Layer};
+use crate::store::read::{record_error, space_key};
+use crate::keys::{SealedSlot, slot_of};
+use crate::sealer::Proof;
+use crate::store::{SLOT_ADDRS, Store};
+use crate::suite::{Nonce, Tag};
+use crate::tree::Root;
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn, ObjectId};
+
+/// Why a checkpoint is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Occasion {
+    Ordinary,
+    /// The first of a mount's two: names the new epoch and closes the old log. The next group binds its tag.
+    EpochStart,
+    /// The last one of a mount: nothing follows in the log.
+    Close,
+}
+
+/// What is known of the slots. Its lock lets one checkpoint run at a time.
+pub(super) struct Slots {
+    /// The newest checkpoint as it was written.
+    pub(super) newest: Checkpoint,
+    pub(super) newest_salt: [u8; 32],
+    /// The bytes of the newest slot, compared before the other one is overwritten.
+    pub(super) newest_bytes: Box<[u8; BLOCK_SIZE]>,
+    /// Where the log started for the newest slot: the ring's tail once the next checkpoint is durable.
+    pub(super) newest_log_start: Lsn,
+}
+
+/// The log's position when the layer was frozen, and the counters that go with it.
+struct Frozen {
+    layer: Arc<Layer>,
+    ring: BTreeMap<BlockAddr, Lsn>,
+    log_start: Lsn,
+    previous_tag: Tag,
+    epoch: EpochId,
+    next_id: u64,
+    inodes: u64,
+    system_root: Option<Root>,
+    files_root: Option<Root>,
+}
+
+/// What identifies a slot that was written.
+struct SlotProof {
+    salt: [u8; 32],
+    tag: Tag,
+}
+
+/// What merging found out.
+#[derive(Default)]
+struct Totals {
+    unwritten: i64,
+    epochs: BTreeMap<EpochId, i64>,
+    nodes: i64,
+}
+
+/// Ring blocks that are copied home in one request.
+const COPY_BLOCKS: usize = 256;
+
+impl Store {
+    /// Merges what is logged so far.
+    pub(super) fn checkpoint(&self) -> Result<()> {
+        self.start_epoch()?;
+        self.checkpoint_for(Occasion::Ordinary)
+    }
+
+    pub(super) fn checkpoint_for(&self, occasion: Occasion) -> Result<()> {
+        let mut slots = self.slots.lock();
+        self.check_latch()?;
+        let result = self.run_checkpoint(&mut slots, occasion);
+        // Half of it may be on the backend, but no slot names it. The layers and the log still hold the truth; what is
+        // unknown is the backend, so nothing more is written.
+        result.map_err(|failure| self.latch(failure))
+    }
+
+    fn run_checkpoint(&self, slots: &mut Slots, occasion: Occasion) -> Result<()> {
+        let generation = self.next_generation();
+        let frozen = self.freeze();
+        self.copy_home(&frozen)?;
+        let mut totals = Totals::default();
+        let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals, failure: None };
+        let system_root = self.merge_tree(&mut writer, &frozen, frozen.system_root, true)?;
+        let files_root = self.merge_tree(&mut writer, &frozen, frozen.files_root, false)?;
+        writer.drain()?;
+        let nodes = self.nodes_in_use().saturating_add_signed(totals.nodes);
+        let mut next = slots.newest.clone();
+        next.generation = generation;
+        next.previous_salt = slots.newest_salt;
+        next.log_start = frozen.log_start;
+        next.previous_tag = frozen.previous_tag;
+        next.log_epoch = frozen.epoch;
+        next.epoch_start = occasion == Occasion::EpochStart;
+        next.clean = occasion == Occasion::Close;
+        next.next_id = frozen.next_id;
+        next.inodes = frozen.inodes;
+        next.unwritten_blocks = next.unwritten_blocks.saturating_add_signed(totals.unwritten);
+        next.nodes = nodes;
+        next.roots = tree_roots(system_root, files_root);
+        self.write_tables(&mut next, &totals, slots.newest.log_epoch)?;
+        let log_end = self.flush_before_slot()?;
+        let sealed = self.write_slot(slots, &mut next)?;
+        self.publish(slots, &next, &frozen, [system_root, files_root])?;
+        slots.newest = next;
+        let proof = SlotProof { salt: sealed.salt, tag: sealed.tag };
+        slots.newest_bytes = sealed.bytes;
+        slots.newest_salt = sealed.salt;
+        self.anchor_slot(occasion, &proof, &frozen, log_end)?;
+        self.discard_free()
+    }
+
+    fn freeze(&self) -> Frozen {
+        let log = self.log.lock();
+        let mut layers = self.layers.write();
+        let layer = Arc::new(core::mem::take(&mut layers.active));
+        layers.frozen = Some(layer.clone());
+        layers.ring_frozen = core::mem::take(&mut layers.ring_active);
+        self.alloc.freeze();
+        layers.unwritten_frozen = core::mem::take(&mut layers.unwritten_active);
+        Frozen {
+            layer,
+            ring: layers.ring_frozen.clone(),
+            log_start: log.next,
+            previous_tag: log.previous_tag,
+            epoch: log.epoch,
+            next_id: layers.peek_id(),
+            inodes: layers.inodes_logged,
+            system_root: layers.system_root,
+            files_root: layers.files_root,
+        }
+    }
+
+    /// Copies blocks that stand in the ring to their homes, ciphertext as it is.
+    fn copy_home(&self, frozen: &Frozen) -> Result<()> {
+        let mut by_place: Vec<(Lsn, BlockAddr)> = frozen.ring.iter().map(|(addr, lsn)| (*lsn, *addr)).collect();
+        by_place.sort_unstable();
+        for batch in by_place.chunks(COPY_BLOCKS) {
+            let mut writes: Vec<(BlockAddr, Vec<u8>)> = Vec::with_capacity(batch.len());
+            let mut at = 0;
+            while at < batch.len() {
+                let run = batch[at..].iter().zip(batch[at].0.0..).take_while(|((lsn, _), want)| lsn.0 == *want).count();
+                let bytes = self.read_ring(batch[at].0, run as u64)?;
+                let blocks = bytes.chunks_exact(BLOCK_SIZE).map(<[u8]>::to_vec);
+                writes.extend(batch[at..at + run].iter().map(|(_, addr)| *addr).zip(blocks));
+                at += run;
+            }
+            writes.sort_unstable_by_key(|(addr, _)| *addr);
+            self.submit(join_writes(self, &writes))?;
+        }
+        Ok(())
+    }
+
+    fn merge_tree(
+        &self,
+        writer: &mut Writer<'_>,
+        frozen: &Frozen,
+        root: Option<Root>,
+        system: bool,
+    ) -> Result<Option<Root>> {
+        let split = Key::new(1, Kind::Inode, 0);
+        let (from, end) = if system { (Key::MIN, split) } else { (split, Key::MAX) };
+        let mut changes = Changes::new(self, root, frozen.layer.range(from, end));
+        let merged = merge::try_apply(self, writer, self.node_size, root, &mut changes)?;
+        writer.totals.add(changes.totals);
+        Ok(merged)
+    }
+
+    /// Epoch pages, then allocation pages.
+    fn write_tables(&self, next: &mut Checkpoint, totals: &Totals, needed_epoch: EpochId) -> Result<()> {
+        for (epoch, delta) in &totals.epochs {
+            self.sealer.adjust_live(*epoch, *delta);
+        }
+        self.sealer.drop_dead_epochs(needed_epoch);
+        for page in next.epoch_pages.drain(..) {
+            self.alloc.release_frozen(Extent { addr: page.addr, blocks: 1 })?;
+        }
+        let mut addrs = Vec::new();
+        for _ in 0..self.sealer.epoch_page_count() {
+            addrs.push(self.alloc.allocate_block(self, Interval::Frozen)?);
+        }
+        // The allocation pages count as live blocks of their epochs, so the epoch table is sealed after them.
+        next.alloc_root = self.alloc.write_pages(self)?;
+        next.free_blocks = self.geometry.free_blocks(&next.alloc_root);
+        let mut batch = Vec::new();
+        for (addr, page) in addrs.into_iter().zip(self.sealer.seal_epoch_pages()?) {
+            next.epoch_pages.push(EpochPageRef { addr, tag: page.tag });
+            let mut buf = self.backend.buffer(BLOCK_SIZE);
+            buf.bytes_mut().copy_from_slice(&page.bytes[..]);
+            batch.push(Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf });
+        }
+        next.epoch_count = self.epoch_count();
+        self.submit(batch)
+    }
+
+    /// Flushes what the slot is going to name. Log groups written so far become durable with it.
+    fn flush_before_slot(&self) -> Result<(Lsn, Tag)> {
+        let (end, tag) = {
+            let log = self.log.lock();
+            (log.next, log.previous_tag)
+        };
+        self.flush()?;
+        self.flushed(end);
+        Ok((end, tag))
+    }
+
+    fn write_slot(&self, slots: &Slots, next: &mut Checkpoint) -> Result<SealedSlot> {
+        self.check_newest_slot(slots)?;
+        if let Some(anchored) = self.anchored.lock().as_ref() {
+            next.anchor.counter = anchored.state.counter;
+        }
+        let index = slot_of(next.generation);
+        let sealed = self.sealer.seal_checkpoint(next)?;
+        let mut buf = self.backend.buffer(BLOCK_SIZE);
+        buf.bytes_mut().copy_from_slice(&sealed.bytes[..]);
+        let offset_bytes = SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64;
+        self.submit(alloc::vec![Io::Write { offset_bytes, buf }])?;
+        self.flush()?;
+        Ok(sealed)
+    }
+
+    /// Somebody else's newer checkpoint beside ours means that two writers are at work: ours stops.
+    fn check_newest_slot(&self, slots: &Slots) -> Result<()> {
+        let index = slot_of(slots.newest.generation);
+        let bytes = read_slot(&*self.backend, index)?;
+        if bytes == slots.newest_bytes {
+            return Ok(());
+        }
+        match self.sealer.open_checkpoint(index, &bytes) {
+            Ok(other) if other.checkpoint.generation > slots.newest.generation => {
+                Err(RolledBack::NewerCheckpoint { generation: other.checkpoint.generation }.into())
+            }
+            // Damaged, or rolled back: the one that is being written replaces its meaning.
+            _ => Ok(()),
+        }
+    }
+
+    fn publish(
+        &self,
+        slots: &mut Slots,
+        next: &Checkpoint,
+        frozen: &Frozen,
+        roots: [Option<Root>; 2],
+    ) -> Result<()> {
+        let mut log = self.log.lock();
+        let mut layers = self.layers.write();
+        [layers.system_root, layers.files_root] = roots;
+        layers.frozen = None;
+        layers.ring_frozen = BTreeMap::new();
+        layers.unwritten_stored = next.unwritten_blocks;
+        layers.unwritten_frozen = 0;
+        self.set_generation(next.generation, next.nodes);
+        log.tail = slots.newest_log_start;
+        slots.newest_log_start = frozen.log_start;
+        self.alloc.finish(next.generation)
+    }
+
+    /// The anchor moves to the new slot; an epoch start does so under every policy and binds the next group.
+    fn anchor_slot(
+        &self,
+        occasion: Occasion,
+        slot: &SlotProof,
+        frozen: &Frozen,
+        flushed: (Lsn, Tag),
+    ) -> Result<()> {
+        let mut state = flushed;
+        if occasion == Occasion::EpochStart {
+            let mut log = self.log.lock();
+            log.previous_tag = slot.tag;
+            state = (frozen.log_start, slot.tag);
+        }
+        if let Some(anchored) = self.anchored.lock().as_mut() {
+            anchored.slot_salt = slot.salt;
+        }
+        self.advance_anchor(AnchorPolicy::Checkpoint, state.0, &state.1)
+    }
+
+    fn discard_free(&self) -> Result<()> {
+        let extents = self.alloc.discardable();
+        for extent in &extents {
+            // Discarding is advice to the host; that it failed costs space there and nothing here.
+            let _ = self.backend.discard(extent.addr.0 * BLOCK_SIZE_U64, extent.blocks * BLOCK_SIZE_U64);
+        }
+        self.alloc.discard_done(&extents)
+    }
+}
+
+pub(super) fn read_slot(backend: &dyn Backend, index: u8) -> Result<Box<[u8; BLOCK_SIZE]>> {
+    let buf = backend.read_at(SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
+    let mut bytes = Box::new([0; BLOCK_SIZE]);
+    bytes.copy_from_slice(buf.bytes());
+    Ok(bytes)
+}
+
+fn tree_roots(system: Option<Root>, files: Option<Root>) -> Vec<TreeRoot> {
+    let root = |tree, root: Option<Root>| TreeRoot {
+        tree,
+        level: root.map_or(0, |root| root.level),
+        birth: root.map_or(Generation(0), |root| root.reference.birth),
+        parent: 0,
+        reference: root.map(|root| root.reference),
+    };
+    alloc::vec![root(SYSTEM_TREE, system), root(FILES_TREE, files)]
+}
+
+fn join_writes(store: &Store, writes: &[(BlockAddr, Vec<u8>)]) -> Vec<Io> {
+    let mut batch = Vec::new();
+    let mut at = 0;
+    while at < writes.len() {
+        let run = writes[at..].iter().zip(writes[at].0.0..).take_while(|((addr, _), want)| addr.0 == *want).count();
+        let bytes: usize = writes[at..at + run].iter().map(|(_, bytes)| bytes.len()).sum();
+        let mut buf: HostBuf = store.backend.buffer(bytes);
+        let mut out = buf.bytes_mut();
+        for (_, bytes) in &writes[at..at + run] {
+            let (head, rest) = out.split_at_mut(bytes.len());
+            head.copy_from_slice(bytes);
+            out = rest;
+        }
+        batch.push(Io::Write { offset_bytes: writes[at].0.0 * BLOCK_SIZE_U64, buf });
+        at += run;
+    }
+    batch
+}
+
+/// Absolute changes from a frozen layer: patches are applied to the stored chunks, and each object's space record follows
+/// its chunks.
+struct Changes<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> {
+    store: &'a Store,
+    root: Option<Root>,
+    entries: core::iter::Peekable<I>,
+    space: Option<(ObjectId, i64)>,
+    totals: Totals,
+}
+
+impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
+    fn new(store: &'a Store, root: Option<Root>, entries: I) -> Self {
+        Changes { store, root, entries: entries.peekable(), space: None, totals: Totals::default() }
+    }
+
+    fn step(&mut self) -> Result<Option<Change>> {
+        if let Some((object, delta)) = self.space
+            && self.entries.peek().is_none_or(|(key, _)| **key > space_key(object))
+        {
+            self.space = None;
+            return self.space_change(object, delta).map(Some);
+        }
+        let Some((key, entry)) = self.entries.next() else { return Ok(None) };
+        Ok(Some(match entry {
+            Entry::Put(bytes) => (*key, Some(bytes.clone())),
+            Entry::Delete => (*key, None),
+            Entry::Chunk(chunk) => (*key, self.merge_chunk(*key, chunk)?),
+        }))
+    }
+
+    fn merge_chunk(&mut self, key: Key, change: &ChunkEntry) -> Result<Option<Vec<u8>>> {
+        debug_assert!(change.pages.is_empty(), "a logged layer holds no pages");
+        let old = self.store.stored_chunk(self.root, key)?;
+        let mut new = old.clone();
+        let mut released: Vec<BlockLoc> = Vec::new();
+        new.apply(&change.patch, &mut |loc| released.push(loc));
+        for loc in released {
+            self.store.alloc.release_frozen(Extent { addr: loc.addr, blocks: 1 })?;
+        }
+        self.count_epochs(&old, -1);
+        self.count_epochs(&new, 1);
+        self.totals.unwritten += i64::from(new.unwritten_blocks()) - i64::from(old.unwritten_blocks());
+        let used = |chunk: &Chunk| i64::from(chunk.data_blocks() + chunk.unwritten_blocks());
+        let delta = used(&new) - used(&old);
+        let before = self.space.map_or(0, |(_, delta)| delta);
+        self.space = Some((ObjectId(key.object), before + delta));
+        Ok(if new.is_empty() { None } else { Some(new.encode()) })
+    }
+
+    fn count_epochs(&mut self, chunk: &Chunk, sign: i64) {
+        for (_, state) in chunk.iter() {
+            if let BlockState::Data(loc) = state {
+                *self.totals.epochs.entry(loc.epoch).or_default() += sign;
+            }
+        }
+    }
+
+    fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<Change> {
+        let key = space_key(object);
+        let old = match crate::tree::get(self.store, self.root, key)? {
+            Some(bytes) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
+            None => 0,
+        };
+        let blocks = old.saturating_add_signed(delta);
+        Ok((key, (blocks > 0).then(|| SpaceRecord { data_blocks: blocks }.encode())))
+    }
+}
+
+impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Iterator for Changes<'a, I> {
+    type Item = Result<Change>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
+}
+
+impl Totals {
+    fn add(&mut self, other: Totals) {
+        self.unwritten += other.unwritten;
+        self.nodes += other.nodes;
+        for (epoch, delta) in other.epochs {
+            *self.epochs.entry(epoch).or_default() += delta;
+        }
+    }
+}
+
+/// Seals nodes and writes them, neighbours in one request.
+struct Writer<'a> {
+    store: &'a Store,
+    generation: Generation,
+    pending: Vec<(BlockAddr, Vec<u8>)>,
+    totals: &'a mut Totals,
+    /// The first release that failed; it fails the checkpoint.
+    failure: Option<Error>,
+}
+
+impl Writer<'_> {
+    fn drain(&mut self) -> Result<()> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let mut pending = core::mem::take(&mut self.pending);
+        pending.sort_unstable_by_key(|(addr, _)| *addr);
+        let blocks = (self.store.node_size / BLOCK_SIZE) as u64;
+        let mut joined: Vec<(BlockAddr, Vec<u8>)> = Vec::new();
+        for (addr, bytes) in pending {
+            match joined.last_mut() {
+                Some((first, run)) if first.0 + (run.len() / self.store.node_size) as u64 * blocks == addr.0 => {
+                    run.extend_from_slice(&bytes);
+                }
+                _ => joined.push((addr, bytes)),
+            }
+        }
+        let writes = joined.into_iter().map(|(addr, bytes)| {
+            let mut buf = self.store.backend.buffer(bytes.len());
+            buf.bytes_mut().copy_from_slice(&bytes);
+            Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }
+        });
+        let writes: Vec<Io> = writes.collect();
+        self.store.submit(writes)
+    }
+}
+
+/// Nodes that wait for being written together.
+const PENDING_NODES: usize = 32;
+
+impl NodeWriter for Writer<'_> {
+    fn write(&mut self, level: u8, bytes: Vec<u8>) -> Result<BlockRef> {
+        let store = self.store;
+        let blocks = (store.node_size / BLOCK_SIZE) as u64;
+        let addr = store.alloc.allocate_node(store, blocks, Interval::Frozen)?;
+        let mut sealed = alloc::vec![0u8; bytes.len()];
+        let Proof { epoch, nonce, tag } = store.sealer.seal_node(level, &bytes, &mut sealed)?;
+        self.pending.push((addr, sealed));
+        if self.pending.len() >= PENDING_NODES {
+            self.drain()?;
+        }
+        *self.totals.epochs.entry(epoch).or_default() += 1;
+        self.totals.nodes += 1;
+        let len_bytes = u32::try_from(bytes.len()).map_err(|_| crate::error::Invalid::Option("node size"))?;
+        if let Ok(node) = Node::decode(bytes, level, store.node_size) {
+            store.nodes.insert((addr.0, nonce), Arc::new(node), store.node_size);
+        }
+        Ok(BlockRef { source: 0, epoch, addr, nonce, birth: self.generation, tag, len_bytes })
+    }
+
+    fn release(&mut self, reference: &BlockRef) {
+        let blocks = (self.store.node_size / BLOCK_SIZE) as u64;
+        let released = self.store.alloc.release_frozen(Extent { addr: reference.addr, blocks });
+        self.failure = self.failure.take().or(released.err());
+        *self.totals.epochs.entry(reference.epoch).or_default() -= 1;
+        self.totals.nodes -= 1;
+    }
+}
+
+impl PageIo for Store {
+    fn read_page(
+        &self,
+        level: u8,
+        first_group: u64,
+        addr: BlockAddr,
+        entry: &AllocEntry,
+    ) -> Result<Box<[u8; BLOCK_SIZE]>> {
+        let buf = self.backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
+        let mut page = Box::new([0u8; BLOCK_SIZE]);
+        page.copy_from_slice(buf.bytes());
+        let failure = Error::Tampered(Tampered::AllocPage { group: first_group, level });
+        self.sealer.open_alloc_page(level, entry, &mut page[..]).map_err(|_| failure)?;
+        Ok(page)
+    }
+
+    fn write_page(
+        &self,
+        level: u8,
+        addr: BlockAddr,
+        page: &[u8; BLOCK_SIZE],
+        old: &AllocEntry,
+    ) -> Result<(EpochId, Nonce, Tag)> {
+        let mut buf = self.backend.buffer(BLOCK_SIZE);
+        let proof = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
+        self.submit(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
+        self.sealer.adjust_live(proof.epoch, 1);
+        if old.present {
+            self.sealer.adjust_live(old.epoch, -1);
+        }
+        Ok((proof.epoch, proof.nonce, proof.tag))
+    }
+}

@@ -1,0 +1,103 @@
+//! What a mount can tell of its volume.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::format::{AnchorPolicy, FORMAT_VERSION};
+use crate::store::Store;
+use crate::types::{BLOCK_SIZE_U64, Generation};
+
+/// Facts of an open volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// The volume's id.
+    pub volume_id: [u8; 16],
+    /// A name for people.
+    pub label: String,
+    /// The format's version.
+    pub format_version: u16,
+    /// The volume's size in bytes.
+    pub size_bytes: u64,
+    /// The newest durable checkpoint.
+    pub generation: Generation,
+    /// Live epochs.
+    pub epochs: u32,
+    /// When the anchor advances; `None` means that whole older images are not noticed.
+    pub anchor: AnchorPolicy,
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// Log groups that were replayed when the volume was opened.
+    pub replayed_groups: u64,
+    /// Unflushed groups at the log's end that were not whole, and were dropped.
+    pub dropped_groups: u64,
+    /// What the owner should know.
+    pub notices: Vec<Notice>,
+}
+
+/// Something that is not an error and should not go unseen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// No anchor: a complete older image, and groups that no later group confirmed, are not told from the newest state.
+    Unanchored,
+    /// The primary header did not authenticate; the replica was used.
+    HeaderReplica,
+    /// A checkpoint slot does not authenticate; the next checkpoints rewrite it.
+    DamagedSlot {
+        /// Which one.
+        index: u8,
+    },
+    /// Groups at the log's end that were never confirmed as flushed were torn and are dropped.
+    DroppedGroups {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl core::fmt::Display for Notice {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Notice::Unanchored => f.write_str(
+                "no anchor: a complete older copy of this volume, or a log cut short, would not be noticed at mount",
+            ),
+            Notice::HeaderReplica => f.write_str("the primary header is damaged; its replica was used"),
+            Notice::DamagedSlot { index } => {
+                write!(f, "checkpoint slot {index} does not authenticate; the next checkpoints rewrite it")
+            }
+            Notice::DroppedGroups { count } => {
+                write!(f, "{count} log groups that were never confirmed as flushed were torn and are dropped")
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Facts of the volume.
+    pub(crate) fn info(&self) -> VolumeInfo {
+        let anchor = self.anchored.lock().as_ref().map_or(AnchorPolicy::None, |anchored| anchored.policy);
+        let replayed = &self.replayed;
+        let mut notices = Vec::new();
+        if anchor == AnchorPolicy::None {
+            notices.push(Notice::Unanchored);
+        }
+        if replayed.header_replica {
+            notices.push(Notice::HeaderReplica);
+        }
+        notices.extend(replayed.damaged_slot.map(|index| Notice::DamagedSlot { index }));
+        if replayed.dropped > 0 {
+            notices.push(Notice::DroppedGroups { count: replayed.dropped });
+        }
+        VolumeInfo {
+            volume_id: self.header.volume_id,
+            label: self.header.label.clone(),
+            format_version: FORMAT_VERSION,
+            size_bytes: self.header.total_blocks * BLOCK_SIZE_U64,
+            generation: self.base_generation(),
+            epochs: self.epoch_count(),
+            anchor,
+            read_only: self.read_only,
+            replayed_groups: replayed.groups,
+            dropped_groups: replayed.dropped,
+            notices,
+        }
+    }
+}

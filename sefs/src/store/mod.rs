@@ -1,0 +1,268 @@
+//! The store: records and data blocks of one volume, with transactions, a log and checkpoints.
+//!
+//! ```text
+//! Tx::finish ─► unlogged ─(cut: seal, log group)─► active ─(freeze)─► frozen ─(merge)─► trees, slot
+//! ```
+//! *Locks*, in the order in which they are taken: slots, log, layers, then the allocator's and the sealer's own. Neither I/O
+//! nor cryptography happens under the layers' lock, which readers need.
+//!
+//! *Security*: everything read from the backend is authenticated before it is used, under an expectation that comes from
+//! what was authenticated before. A failed write or flush latches the volume read-only.
+
+mod checkpoint;
+mod commit;
+mod format;
+mod info;
+mod layer;
+mod log;
+mod ranges;
+mod read;
+mod reclaim;
+mod recovery;
+#[cfg(test)]
+mod tests;
+mod tx;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::allocator::Allocator;
+use crate::backend::Backend;
+use crate::cache::ByteCache;
+use crate::env::Clock;
+#[cfg(test)]
+use crate::env::Env;
+use crate::error::Result;
+use crate::format::{AllocEntry, Checkpoint, Header};
+use crate::node::Node;
+use crate::sealer::Sealer;
+use crate::suite::{Nonce, Suite};
+use crate::sync::{Condvar, Mutex, RwLock};
+use crate::tree::Root;
+use crate::types::{BLOCK_SIZE, BlockAddr, Generation, Lsn, Timestamp};
+
+pub(crate) use crate::allocator::Geometry;
+pub(crate) use commit::{Need, Space};
+pub(crate) use format::StoreFormat;
+pub use info::{Notice, VolumeInfo};
+pub use reclaim::WorkDone;
+pub(crate) use read::Extent;
+pub(crate) use recovery::{Replayed, StoreOptions, read_header};
+pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, MAX_WRITE_BLOCKS, Tx};
+
+use checkpoint::{Occasion, Slots};
+use commit::{Anchored, CommitState};
+use layer::Layer;
+use log::{Log, MAX_RING_PAGES, Ring};
+use ranges::Ranges;
+
+/// Where the two checkpoint slots stand.
+const SLOT_ADDRS: [BlockAddr; 2] = [BlockAddr(16), BlockAddr(17)];
+
+/// One open volume's records and data.
+pub(crate) struct Store {
+    backend: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    sealer: Sealer,
+    alloc: Allocator,
+    geometry: Geometry,
+    ring: Ring,
+    node_size: usize,
+    header: Header,
+    header_digest: [u8; 32],
+    read_only: bool,
+    limits: Limits,
+    nodes: ByteCache<(u64, Nonce), Node>,
+    layers: RwLock<Layers>,
+    log: Mutex<Log>,
+    slots: Mutex<Slots>,
+    anchored: Mutex<Option<Anchored>>,
+    commit_state: Mutex<CommitState>,
+    commit_done: Condvar,
+    latched: Mutex<Option<String>>,
+    epoch_started: AtomicBool,
+    starting: Mutex<bool>,
+    last_flush: Mutex<Timestamp>,
+    generation: AtomicU64,
+    node_count: AtomicU64,
+    unflushed: Unflushed,
+    replayed: Replayed,
+}
+
+/// Bounds on what a mount holds in memory or leaves undone.
+struct Limits {
+    unlogged_bytes: usize,
+    unlogged_pages: u64,
+    unmerged_bytes: usize,
+    unflushed_bytes: u64,
+    reserve_blocks: u64,
+    ring_pages: u64,
+    ranges: usize,
+}
+
+/// What lies over the trees, and the trees' roots: what a lookup has to see in one state.
+struct Layers {
+    unlogged: Layer,
+    sealing: Option<Arc<Layer>>,
+    active: Layer,
+    frozen: Option<Arc<Layer>>,
+    ring_active: BTreeMap<BlockAddr, Lsn>,
+    ring_frozen: BTreeMap<BlockAddr, Lsn>,
+    system_root: Option<Root>,
+    files_root: Option<Root>,
+    ranges: Ranges,
+    next_id: AtomicU64,
+    inodes: u64,
+    inodes_logged: u64,
+    unwritten_stored: u64,
+    unwritten_frozen: i64,
+    unwritten_active: i64,
+    unwritten_unlogged: i64,
+    sequence: u64,
+    oldest_change: Option<Timestamp>,
+    last_change: Timestamp,
+}
+
+impl Layers {
+    /// The layers, newest first.
+    fn stack(&self) -> impl Iterator<Item = &Layer> {
+        let newest = core::iter::once(&self.unlogged).chain(self.sealing.as_deref());
+        newest.chain(core::iter::once(&self.active)).chain(self.frozen.as_deref())
+    }
+
+    fn unwritten(&self) -> u64 {
+        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_active + self.unwritten_unlogged)
+    }
+
+    fn peek_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes written since the last flush.
+#[derive(Default)]
+struct Unflushed(AtomicU64);
+
+impl Unflushed {
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Limits {
+    /// Divides a memory budget, within what the volume's geometry allows.
+    fn new(memory_bytes: usize, header: &Header, geometry: &Geometry) -> Limits {
+        let ring_bytes = usize::try_from(header.ring_blocks).map_or(usize::MAX, |blocks| blocks * BLOCK_SIZE);
+        let max_unmerged = usize::try_from(header.max_unmerged_bytes).unwrap_or(usize::MAX);
+        let unmerged_bytes = (memory_bytes / 8).min(max_unmerged / 2).max(64 << 10);
+        let data = data_blocks(geometry);
+        Limits {
+            unlogged_bytes: (unmerged_bytes / 2).min(ring_bytes / 8).min(512 << 10),
+            unlogged_pages: ((memory_bytes / 16 * 3 / BLOCK_SIZE) as u64).min(4096).min((data / 16).max(16)),
+            unmerged_bytes,
+            unflushed_bytes: 32 << 20,
+            reserve_blocks: (data / 50).max((data / 8).min(4096)),
+            ring_pages: (header.ring_blocks / 16).min(MAX_RING_PAGES),
+            ranges: 1024,
+        }
+    }
+}
+
+/// Blocks of a volume that are not reserved areas.
+fn data_blocks(geometry: &Geometry) -> u64 {
+    geometry.free_blocks(&AllocEntry::default())
+}
+
+impl Store {
+    /// A number that no inode or object had before.
+    pub(crate) fn new_id(&self) -> u64 {
+        self.layers.read().new_id()
+    }
+
+    pub(crate) fn suite(&self) -> &dyn Suite {
+        &**self.sealer.suite()
+    }
+
+    fn epoch_count(&self) -> u32 {
+        // The table holds at most 4,096.
+        u32::try_from(self.sealer.epochs().len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What recovery found when the volume was opened.
+    pub(crate) fn replayed(&self) -> &Replayed {
+        &self.replayed
+    }
+
+    /// The newest checkpoint.
+    pub(crate) fn newest_checkpoint(&self) -> Checkpoint {
+        self.slots.lock().newest.clone()
+    }
+
+    /// The generation of the newest durable checkpoint.
+    fn base_generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    fn next_generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire) + 1)
+    }
+
+    fn set_generation(&self, generation: Generation, nodes: u64) {
+        self.generation.store(generation.0, Ordering::Release);
+        self.node_count.store(nodes, Ordering::Relaxed);
+    }
+
+    fn nodes_in_use(&self) -> u64 {
+        self.node_count.load(Ordering::Relaxed)
+    }
+
+    /// Before the first write of a mount: a new epoch, named by a durable checkpoint that closes the old log.
+    ///
+    /// It is written twice, so that both slots know the epoch: then either of them and the log lead to the same state.
+    fn start_epoch(&self) -> Result<()> {
+        if self.epoch_started.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut starting = self.starting.lock();
+        if *starting {
+            return Ok(());
+        }
+        let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
+        self.log.lock().epoch = epoch;
+        self.checkpoint_for(Occasion::EpochStart)?;
+        self.checkpoint_for(Occasion::Ordinary)?;
+        *starting = true;
+        self.epoch_started.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends the mount: everything committed and merged, nothing left in the log.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.read_only || !self.epoch_started.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.commit()?;
+        self.reclaim_ranges(usize::MAX)?;
+        self.commit()?;
+        self.checkpoint()?;
+        self.checkpoint_for(Occasion::Close)
+    }
+}

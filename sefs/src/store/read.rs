@@ -1,0 +1,450 @@
+//! Lookups: through the layers, then through the trees of the last checkpoint.
+//!
+//! The layers' lock is held for the look into memory only. The tree is read after it is given back, under a pin that keeps
+//! everything the root reaches from being reused.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::allocator::{Extent as AddrExtent, Pin};
+use crate::backend::Io;
+use crate::error::{Corrupt, Error, Result, Tampered};
+use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, RangeRecord, SpaceRecord};
+use crate::node::Node;
+use crate::sealer::OpenFailure;
+use crate::store::layer::{Entry, Page, Said};
+use crate::store::ranges::Range;
+use crate::store::{Layers, Store};
+use crate::tree::{self, NodeReader, Root};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, ObjectId};
+
+/// Whether a search looks for data or for a hole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Extent {
+    Data,
+    Hole,
+}
+
+/// What a block is, all layers and the tree considered.
+#[derive(Clone)]
+pub(super) enum Block {
+    Absent,
+    Unwritten,
+    Page(Page),
+    Stored(BlockLoc),
+}
+
+impl Block {
+    fn is_at(&self, other: &Block) -> bool {
+        match (self, other) {
+            (Block::Stored(one), Block::Stored(two)) => one == two,
+            (Block::Absent, Block::Absent) | (Block::Unwritten, Block::Unwritten) => true,
+            (Block::Page(_), Block::Page(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<BlockState> for Block {
+    fn from(state: BlockState) -> Block {
+        match state {
+            BlockState::Absent => Block::Absent,
+            BlockState::Unwritten => Block::Unwritten,
+            BlockState::Data(loc) => Block::Stored(loc),
+        }
+    }
+}
+
+pub(super) type Blocks = Vec<Block>;
+
+const CHUNK_BLOCKS_USIZE: usize = 64;
+/// Up to so many pending chunks, `st_blocks` is exact; beyond, it is an estimate until they are merged.
+const EXACT_CHUNKS: usize = 16;
+/// Blocks that one backend request may span.
+const MAX_READ_BLOCKS: usize = 256;
+
+impl Store {
+    /// The newest value of a record.
+    pub(crate) fn get(&self, key: Key) -> Result<Option<Vec<u8>>> {
+        let (root, _pin) = {
+            let layers = self.layers.read();
+            for layer in layers.stack() {
+                match layer.entry(&key) {
+                    Some(Entry::Put(bytes)) => return Ok(Some(bytes.clone())),
+                    Some(Entry::Delete) => return Ok(None),
+                    Some(Entry::Chunk(_)) | None => {}
+                }
+            }
+            (layers.root_of(key), self.alloc.pin())
+        };
+        tree::get(self, root, key)
+    }
+
+    /// Records with keys in `[from, end)`, rising, at most `limit`. Not for chunks.
+    pub(crate) fn scan(&self, from: Key, end: Key, limit: usize) -> Result<Vec<(Key, Vec<u8>)>> {
+        let mut found = Vec::new();
+        let mut from = from;
+        while found.len() < limit {
+            let window = limit - found.len();
+            let (merged, horizon) = self.scan_window(from, end, window)?;
+            found.extend(merged.into_iter().filter_map(|(key, value)| Some((key, value?))));
+            match horizon.and_then(Key::successor) {
+                Some(next) if next < end => from = next,
+                _ => break,
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Up to `window` entries of each layer and of the tree, merged up to the last key that all of them reached;
+    /// `None` as that key means that nothing is left.
+    #[allow(clippy::type_complexity)]
+    fn scan_window(&self, from: Key, end: Key, window: usize) -> Result<(BTreeMap<Key, Option<Vec<u8>>>, Option<Key>)> {
+        let mut merged = BTreeMap::new();
+        let mut horizon: Option<Key> = None;
+        let mut stop_at = |last: Option<Key>, count: usize| {
+            if let Some(last) = last
+                && count == window
+            {
+                horizon = Some(horizon.map_or(last, |old| old.min(last)));
+            }
+        };
+        let (root, _pin) = {
+            let layers = self.layers.read();
+            for layer in layers.stack() {
+                let (mut last, mut count) = (None, 0);
+                for (key, entry) in layer.range(from, end).take(window) {
+                    (last, count) = (Some(*key), count + 1);
+                    let value = match entry {
+                        Entry::Put(bytes) => Some(bytes),
+                        Entry::Delete => None,
+                        Entry::Chunk(_) => continue,
+                    };
+                    merged.entry(*key).or_insert_with(|| value.cloned());
+                }
+                stop_at(last, count);
+            }
+            (layers.root_of(from), self.alloc.pin())
+        };
+        let stored = tree::scan(self, root, from, end, window)?;
+        stop_at(stored.last().map(|(key, _)| *key), stored.len());
+        for (key, value) in stored {
+            merged.entry(key).or_insert(Some(value));
+        }
+        if let Some(horizon) = horizon {
+            merged.retain(|key, _| *key <= horizon);
+        }
+        Ok((merged, horizon))
+    }
+
+    /// Reads whole blocks of an object; holes and unwritten blocks are zeros.
+    pub(crate) fn read_blocks(&self, object: ObjectId, first_block: u64, out: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while done < out.len() {
+            let block = first_block + (done / BLOCK_SIZE) as u64;
+            let in_chunk = (CHUNK_BLOCKS - block % CHUNK_BLOCKS) as usize * BLOCK_SIZE;
+            let take = in_chunk.min(out.len() - done);
+            self.read_in_chunk(object, block, &mut out[done..done + take])?;
+            done += take;
+        }
+        Ok(())
+    }
+
+    fn read_in_chunk(&self, object: ObjectId, first_block: u64, out: &mut [u8]) -> Result<()> {
+        let start = (first_block % CHUNK_BLOCKS) as usize;
+        let wanted = start..start + out.len() / BLOCK_SIZE;
+        let (mut blocks, mut pin) = self.resolve(object, first_block / CHUNK_BLOCKS)?;
+        loop {
+            let Err(failure) = self.fill(object, first_block, &blocks[wanted.clone()], out) else { return Ok(()) };
+            // A block may have moved while it was read: home from the ring, or away because it was written again before
+            // any group named it. Only what is still said to be there, and is not, was tampered with.
+            let again = self.resolve(object, first_block / CHUNK_BLOCKS)?;
+            let same = blocks[wanted.clone()].iter().zip(&again.0[wanted.clone()]).all(|(old, new)| old.is_at(new));
+            if same && again.1.generation() == pin.generation() {
+                return Err(failure);
+            }
+            (blocks, pin) = again;
+        }
+    }
+
+    fn fill(&self, object: ObjectId, first_block: u64, blocks: &[Block], out: &mut [u8]) -> Result<()> {
+        let mut at = 0;
+        while at < blocks.len() {
+            let plain = &mut out[at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE];
+            match &blocks[at] {
+                Block::Absent | Block::Unwritten => plain.fill(0),
+                Block::Page(page) => plain.copy_from_slice(page),
+                Block::Stored(first) => {
+                    let run = contiguous(&blocks[at..], *first);
+                    let out = &mut out[at * BLOCK_SIZE..(at + run.len()) * BLOCK_SIZE];
+                    self.read_run(object, first_block + at as u64, &run, out)?;
+                    at += run.len();
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// Reads blocks that stand side by side at home. Some of them may still be in the log ring only.
+    fn read_run(&self, object: ObjectId, first_block: u64, run: &[BlockLoc], out: &mut [u8]) -> Result<()> {
+        let places = self.places(run);
+        let mut at = 0;
+        while at < run.len() {
+            let adjacent = |end: usize| places[end].0 == places[at].0 + (end - at) as u64;
+            let mut end = at + 1;
+            while end < run.len() && end - at < MAX_READ_BLOCKS && adjacent(end) {
+                end += 1;
+            }
+            let out = &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE];
+            let buf = self.backend.read_at(places[at].0 * BLOCK_SIZE_U64, out.len())?;
+            // The only copy out of memory that the host sees; what is verified is what is returned.
+            out.copy_from_slice(buf.bytes());
+            for (index, loc) in run[at..end].iter().enumerate() {
+                let Some(block) = out[index * BLOCK_SIZE..].first_chunk_mut::<BLOCK_SIZE>() else { break };
+                self.sealer.open_data(loc, block).map_err(|failure| match failure {
+                    OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
+                    OpenFailure::Auth => {
+                        Error::Tampered(Tampered::Data { addr: loc.addr, object, block: first_block + (at + index) as u64 })
+                    }
+                })?;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Where blocks stand: at home, or in the log ring as long as their home was not written.
+    fn places(&self, run: &[BlockLoc]) -> Vec<BlockAddr> {
+        let layers = self.layers.read();
+        let in_ring = |addr| layers.ring_active.get(addr).or_else(|| layers.ring_frozen.get(addr));
+        run.iter().map(|loc| in_ring(&loc.addr).map_or(loc.addr, |lsn| self.ring.addr(*lsn))).collect()
+    }
+
+    /// All 64 blocks of a chunk, with a pin that keeps what they name in place.
+    pub(super) fn resolve(&self, object: ObjectId, chunk: u64) -> Result<(Blocks, Pin)> {
+        let key = chunk_key(object, chunk);
+        let mut blocks: Vec<Option<Block>> = alloc::vec![None; CHUNK_BLOCKS_USIZE];
+        let (root, pin) = {
+            let layers = self.layers.read();
+            let pin = self.alloc.pin();
+            if layers.ranges.covering(object, chunk).is_some() {
+                return Ok((alloc::vec![Block::Absent; CHUNK_BLOCKS_USIZE], pin));
+            }
+            for layer in layers.stack() {
+                let Some(Entry::Chunk(entry)) = layer.entry(&key) else { continue };
+                for (index, block) in (0u8..).zip(blocks.iter_mut()) {
+                    if block.is_none() {
+                        *block = match entry.said(index) {
+                            Said::Nothing => None,
+                            Said::Page(page) => Some(Block::Page(page)),
+                            Said::State(state) => Some(state.into()),
+                        };
+                    }
+                }
+            }
+            (layers.root_of(key), pin)
+        };
+        if blocks.iter().any(Option::is_none) {
+            let stored = self.stored_chunk(root, key)?;
+            for (index, block) in (0u8..).zip(blocks.iter_mut()) {
+                if block.is_none() {
+                    *block = Some(stored.get(index).into());
+                }
+            }
+        }
+        Ok((blocks.into_iter().map(|block| block.unwrap_or(Block::Absent)).collect(), pin))
+    }
+
+    /// The chunk as the tree has it; an empty one where it has none.
+    pub(super) fn stored_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
+        match tree::get(self, root, key)? {
+            None => Ok(Chunk::default()),
+            Some(bytes) => Chunk::decode(&bytes).map_err(|why| record_error(key, why)),
+        }
+    }
+
+    /// The first block in `[from_block, end_block)` that is data, or that is a hole.
+    pub(crate) fn next_extent(
+        &self,
+        object: ObjectId,
+        from_block: u64,
+        want: Extent,
+        end_block: u64,
+    ) -> Result<Option<u64>> {
+        let mut block = from_block;
+        while block < end_block {
+            let chunk = block / CHUNK_BLOCKS;
+            let next = self.next_chunk(object, chunk, end_block.div_ceil(CHUNK_BLOCKS))?;
+            if next != Some(chunk) {
+                match (want, next) {
+                    (Extent::Hole, _) => return Ok(Some(block)),
+                    (Extent::Data, None) => return Ok(None),
+                    (Extent::Data, Some(next)) => {
+                        block = next * CHUNK_BLOCKS;
+                        continue;
+                    }
+                }
+            }
+            let (blocks, _pin) = self.resolve(object, chunk)?;
+            let skip = (block % CHUNK_BLOCKS) as usize;
+            let found = blocks.iter().skip(skip).position(|block| {
+                matches!(block, Block::Page(_) | Block::Stored(_)) == (want == Extent::Data)
+            });
+            if let Some(ahead) = found {
+                let at = block + ahead as u64;
+                return Ok((at < end_block).then_some(at));
+            }
+            block = (chunk + 1) * CHUNK_BLOCKS;
+        }
+        Ok(None)
+    }
+
+    /// The first chunk in `[from, end)` that may have content: it is named in a layer or in the tree, and no tombstone
+    /// covers it.
+    pub(super) fn next_chunk(&self, object: ObjectId, from: u64, end: u64) -> Result<Option<u64>> {
+        let mut from = from;
+        while let Some(chunk) = self.next_named_chunk(object, from, end)? {
+            match self.layers.read().ranges.covering(object, chunk) {
+                None => return Ok(Some(chunk)),
+                Some(range) => from = range.end_chunk,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first chunk in `[from, end)` that a layer or the tree has a record of.
+    pub(super) fn next_named_chunk(&self, object: ObjectId, from: u64, end: u64) -> Result<Option<u64>> {
+        if from >= end {
+            return Ok(None);
+        }
+        let (first, last) = (chunk_key(object, from), chunk_key(object, end));
+        let (root, named, _pin) = {
+            let layers = self.layers.read();
+            let named = layers.stack().filter_map(|layer| layer.range(first, last).next().map(|(key, _)| key.offset));
+            (layers.root_of(first), named.min(), self.alloc.pin())
+        };
+        let stored = tree::next_key(self, root, first, last)?.map(|key| key.offset);
+        Ok(named.into_iter().chain(stored).min())
+    }
+
+    /// Blocks that count for `st_blocks`: those of the last checkpoint, and those that were written since.
+    pub(crate) fn object_blocks(&self, object: ObjectId) -> Result<u64> {
+        let stored = match self.get(Key::new(object.0, Kind::Space, 0))? {
+            Some(bytes) => SpaceRecord::decode(&bytes).map_err(|why| record_error(space_key(object), why))?.data_blocks,
+            None => 0,
+        };
+        let (first, end) = (chunk_key(object, 0), space_key(object));
+        let pending: Vec<u64> = {
+            let layers = self.layers.read();
+            let mut chunks: Vec<u64> =
+                layers.stack().flat_map(|layer| layer.range(first, end).map(|(key, _)| key.offset)).collect();
+            chunks.sort_unstable();
+            chunks.dedup();
+            chunks
+        };
+        if pending.len() > EXACT_CHUNKS {
+            return Ok(stored.max(self.said_blocks(first, end)));
+        }
+        let mut blocks = i128::from(stored);
+        for chunk in pending {
+            let (now, _pin) = self.resolve(object, chunk)?;
+            let used = now.iter().filter(|block| !matches!(block, Block::Absent)).count();
+            let root = self.layers.read().root_of(first);
+            let before = self.stored_chunk(root, chunk_key(object, chunk))?;
+            blocks += used as i128 - i128::from(before.data_blocks() + before.unwritten_blocks());
+        }
+        Ok(u64::try_from(blocks).unwrap_or(0))
+    }
+
+    /// Blocks that the layers give content to: what is known of an object without reading its tree.
+    fn said_blocks(&self, first: Key, end: Key) -> u64 {
+        let layers = self.layers.read();
+        let chunks = layers.stack().flat_map(|layer| layer.range(first, end));
+        let given = chunks.map(|(_, entry)| match entry {
+            Entry::Chunk(chunk) => chunk.patch.iter().count() as u64 + chunk.pages.len() as u64,
+            Entry::Put(_) | Entry::Delete => 0,
+        });
+        given.sum()
+    }
+
+    /// Opens a node that a reference names; nothing else reads nodes.
+    pub(super) fn open_node(&self, level: u8, reference: &BlockRef) -> Result<Node> {
+        let blocks = (self.node_size / BLOCK_SIZE) as u64;
+        if !self.geometry.is_usable(AddrExtent { addr: reference.addr, blocks }) {
+            return Err(Corrupt::Reference(reference.addr).into());
+        }
+        let mut bytes = alloc::vec![0u8; self.node_size];
+        let buf = self.backend.read_at(reference.addr.0 * BLOCK_SIZE_U64, self.node_size)?;
+        bytes.copy_from_slice(buf.bytes());
+        self.sealer.open_node(level, reference, &mut bytes).map_err(|failure| match failure {
+            OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
+            OpenFailure::Auth => Error::Tampered(Tampered::Node { addr: reference.addr, level }),
+        })?;
+        Node::decode(bytes, level, self.node_size).map_err(|why| Corrupt::Node(reference.addr, why).into())
+    }
+
+    /// Writes sealed blocks home in one request for each contiguous piece.
+    pub(super) fn submit(&self, batch: Vec<Io>) -> Result<()> {
+        let bytes: u64 = batch
+            .iter()
+            .map(|io| match io {
+                Io::Write { buf, .. } => buf.bytes().len() as u64,
+                Io::Read { .. } => 0,
+            })
+            .sum();
+        self.unflushed.add(bytes);
+        let done = self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket));
+        done.map(drop).map_err(|failure| self.latch(failure.into()))
+    }
+}
+
+impl NodeReader for Store {
+    fn read(&self, level: u8, reference: &BlockRef) -> Result<Arc<Node>> {
+        let key = (reference.addr.0, reference.nonce);
+        if let Some(node) = self.nodes.get(&key) {
+            // The nonce is unique, but the level is the parent's word and part of what was authenticated.
+            if node.level() == level {
+                return Ok(node);
+            }
+        }
+        let node = Arc::new(self.open_node(level, reference)?);
+        self.nodes.insert(key, node.clone(), self.node_size);
+        Ok(node)
+    }
+}
+
+impl Layers {
+    pub(super) fn root_of(&self, key: Key) -> Option<Root> {
+        if key.object == 0 { self.system_root } else { self.files_root }
+    }
+}
+
+/// The stored blocks from the start of `blocks` that stand side by side.
+fn contiguous(blocks: &[Block], first: BlockLoc) -> Vec<BlockLoc> {
+    let stored = blocks.iter().map_while(|block| match block {
+        Block::Stored(loc) => Some(*loc),
+        _ => None,
+    });
+    (first.addr.0..).zip(stored).map_while(|(addr, loc)| (loc.addr == BlockAddr(addr)).then_some(loc)).collect()
+}
+
+pub(super) fn chunk_key(object: ObjectId, chunk: u64) -> Key {
+    Key::new(object.0, Kind::Extent, chunk)
+}
+
+pub(super) fn space_key(object: ObjectId) -> Key {
+    Key::new(object.0, Kind::Space, 0)
+}
+
+pub(super) fn range_of(key: Key, bytes: &[u8]) -> Result<Range> {
+    let record = RangeRecord::decode(bytes).map_err(|why| record_error(key, why))?;
+    Ok(Range { id: key.offset, object: record.object, first_chunk: record.first_chunk, end_chunk: record.end_chunk })
+}
+
+pub(super) fn record_error(key: Key, why: &'static str) -> Error {
+    Corrupt::Record { object: ObjectId(key.object), kind: key.kind as u8, why }.into()
+}
