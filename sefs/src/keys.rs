@@ -190,5 +190,4 @@ pub(crate) fn random<const N: usize>(rng: &dyn Rng) -> error::Result<[u8; N]> {
 }
 
 #[cfg(test)]
-#[path = "keys_tests.rs"]
-mod tests;
+pub(crate) mod tests;

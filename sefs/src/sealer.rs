@@ -479,5 +479,4 @@ impl Table {
 }
 
 #[cfg(test)]
-#[path = "sealer_tests.rs"]
 mod tests;

@@ -362,3 +362,6 @@ fn decode_runs(
     }
     if covered == present { Ok(()) } else { Err("runs do not cover the present mask") }
 }
+
+#[cfg(test)]
+mod tests;
