@@ -22,6 +22,15 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
 }
 
+#[cfg(feature = "std")]
+impl Env {
+    /// What the operating system offers, and cryptography in Rust.
+    pub fn host() -> Env {
+        use crate::suite::{OsRng, RustCrypto};
+        Env { suite: Arc::new(RustCrypto), rng: Arc::new(OsRng), clock: Arc::new(SystemClock) }
+    }
+}
+
 /// The operating system's clock.
 #[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug, Default)]

@@ -21,6 +21,7 @@ mod allocator;
 pub mod anchor;
 pub mod backend;
 mod cache;
+pub mod check;
 pub mod env;
 pub mod error;
 pub mod format;

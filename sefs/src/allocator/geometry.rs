@@ -126,13 +126,14 @@ impl Geometry {
     /// True if every block of the range may hold data or nodes.
     pub(crate) fn is_usable(&self, range: Extent) -> bool {
         let Some(end) = range.addr.0.checked_add(range.blocks) else { return false };
-        let first_homes = range.start().next_multiple_of(GROUP_BLOCKS);
-        range.blocks > 0
-            && range.start() >= HEAD_BLOCKS
-            && end <= self.total_blocks - REPLICA_BLOCKS
-            && (end <= self.ring_start || range.start() >= self.ring_start + self.ring_blocks)
-            && range.start() % GROUP_BLOCKS >= if range.start() < GROUP_BLOCKS { 0 } else { HOME_BLOCKS }
-            && end <= first_homes
+        if range.blocks == 0 || range.start() < HEAD_BLOCKS || end > self.total_blocks - REPLICA_BLOCKS {
+            return false;
+        }
+        let in_ring = range.start() < self.ring_start + self.ring_blocks && end > self.ring_start;
+        let (group, last_group) = (range.start() / GROUP_BLOCKS, (end - 1) / GROUP_BLOCKS);
+        let in_homes = group > 0 && range.start() % GROUP_BLOCKS < HOME_BLOCKS;
+        // Between two groups lie the homes of the second.
+        !in_ring && !in_homes && group == last_group
     }
 
     /// What is free below a page that was never written.

@@ -105,7 +105,7 @@ impl Need {
 impl State {
     pub(super) fn allocate_data(&mut self, io: &dyn PageIo, blocks: u64, use_reserve: bool) -> Result<Vec<Extent>> {
         self.know_quads(io)?;
-        let floor = if use_reserve { self.reserve_blocks / 4 } else { self.reserve_blocks };
+        let floor = if use_reserve { self.reserve_blocks / 16 } else { self.reserve_blocks };
         if self.free_blocks.saturating_sub(floor) < blocks {
             return Err(Posix::NoSpace.into());
         }

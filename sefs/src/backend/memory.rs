@@ -3,17 +3,19 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 
-use crate::backend::{Backend, BackendError, BackendOperation, Batch, Io, Ticket};
+use super::{Backend, BackendError, BackendOperation, Batch, Io, Ticket};
 use crate::sync::RwLock;
 
-const PAGE: u64 = 65_536;
+/// The unit of memory (64 KiB).
+const PAGE_BYTES: usize = 65_536;
+const PAGE_BYTES_U64: u64 = 65_536;
 
 /// A volume in memory, for tests and for LibOSes without a disk.
 pub struct MemoryBackend(RwLock<Memory>);
 
 struct Memory {
     len_bytes: u64,
-    pages: BTreeMap<u64, Box<[u8]>>,
+    pages: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
 }
 
 impl MemoryBackend {
@@ -21,15 +23,71 @@ impl MemoryBackend {
     pub fn new(len_bytes: u64) -> MemoryBackend {
         MemoryBackend(RwLock::new(Memory { len_bytes, pages: BTreeMap::new() }))
     }
+
+    /// Bytes of memory that the content takes.
+    pub fn resident_bytes(&self) -> usize {
+        self.0.read().pages.len() * PAGE_BYTES
+    }
 }
 
 impl Memory {
-    fn pieces(&self, offset: u64, len: usize, operation: BackendOperation) -> Result<(), BackendError> {
-        let end = offset.checked_add(len as u64);
-        if end.is_none_or(|end| end > self.len_bytes) {
-            return Err(BackendError { operation, offset_bytes: offset, errno: 0 });
+    fn read(&self, offset_bytes: u64, out: &mut [u8]) -> Result<(), BackendError> {
+        self.check(BackendOperation::ShortRead, offset_bytes, out.len())?;
+        let mut place = Place::of(offset_bytes);
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at_mut(place.room().min(rest.len()));
+            match self.pages.get(&place.page) {
+                Some(page) => part.copy_from_slice(&page[place.inside..place.inside + part.len()]),
+                None => part.fill(0),
+            }
+            (rest, place) = (after, place.next_page());
         }
         Ok(())
+    }
+
+    fn write(&mut self, offset_bytes: u64, bytes: &[u8]) -> Result<(), BackendError> {
+        self.check(BackendOperation::Write, offset_bytes, bytes.len())?;
+        let mut place = Place::of(offset_bytes);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(place.room().min(rest.len()));
+            let page = self.pages.entry(place.page).or_insert_with(|| Box::new([0; PAGE_BYTES]));
+            page[place.inside..place.inside + part.len()].copy_from_slice(part);
+            (rest, place) = (after, place.next_page());
+        }
+        Ok(())
+    }
+
+    fn check(&self, operation: BackendOperation, offset_bytes: u64, len: usize) -> Result<(), BackendError> {
+        let end = u64::try_from(len).ok().and_then(|len| offset_bytes.checked_add(len));
+        match end {
+            Some(end) if end <= self.len_bytes => Ok(()),
+            _ => Err(BackendError { operation, offset_bytes, errno: 0 }),
+        }
+    }
+}
+
+/// A byte's place.
+#[derive(Clone, Copy)]
+struct Place {
+    page: u64,
+    inside: usize,
+}
+
+impl Place {
+    fn of(offset_bytes: u64) -> Place {
+        // The remainder is below 65,536.
+        let inside = usize::try_from(offset_bytes % PAGE_BYTES_U64).unwrap_or(0);
+        Place { page: offset_bytes / PAGE_BYTES_U64, inside }
+    }
+
+    fn room(self) -> usize {
+        PAGE_BYTES - self.inside
+    }
+
+    fn next_page(self) -> Place {
+        Place { page: self.page + 1, inside: 0 }
     }
 }
 
@@ -37,46 +95,15 @@ impl Backend for MemoryBackend {
     fn submit(&self, mut batch: Batch) -> Result<Ticket, BackendError> {
         for io in &mut batch {
             match io {
-                Io::Read { offset_bytes, buf } => {
-                    let memory = self.0.read();
-                    memory.pieces(*offset_bytes, buf.bytes().len(), BackendOperation::ShortRead)?;
-                    let mut at = *offset_bytes;
-                    let mut out = buf.bytes_mut();
-                    while !out.is_empty() {
-                        let inside = (at % PAGE) as usize;
-                        let (head, rest) = out.split_at_mut(out.len().min(PAGE as usize - inside));
-                        match memory.pages.get(&(at / PAGE)) {
-                            Some(page) => head.copy_from_slice(&page[inside..inside + head.len()]),
-                            None => head.fill(0),
-                        }
-                        at += head.len() as u64;
-                        out = rest;
-                    }
-                }
-                Io::Write { offset_bytes, buf } => {
-                    let mut memory = self.0.write();
-                    memory.pieces(*offset_bytes, buf.bytes().len(), BackendOperation::Write)?;
-                    let mut at = *offset_bytes;
-                    let mut bytes = buf.bytes();
-                    while !bytes.is_empty() {
-                        let inside = (at % PAGE) as usize;
-                        let (head, rest) = bytes.split_at(bytes.len().min(PAGE as usize - inside));
-                        let page = memory.pages.entry(at / PAGE).or_insert_with(|| alloc::vec![0; PAGE as usize].into());
-                        page[inside..inside + head.len()].copy_from_slice(head);
-                        at += head.len() as u64;
-                        bytes = rest;
-                    }
-                }
+                Io::Read { offset_bytes, buf } => self.0.read().read(*offset_bytes, buf.bytes_mut())?,
+                Io::Write { offset_bytes, buf } => self.0.write().write(*offset_bytes, buf.bytes())?,
             }
         }
         Ok(Ticket::Done(batch))
     }
 
     fn wait(&self, ticket: Ticket) -> Result<Batch, BackendError> {
-        match ticket {
-            Ticket::Done(batch) => Ok(batch),
-            Ticket::Pending(_) => Err(BackendError { operation: BackendOperation::Read, offset_bytes: 0, errno: 22 }),
-        }
+        super::completed(ticket)
     }
 
     fn flush(&self) -> Result<(), BackendError> {
@@ -84,9 +111,11 @@ impl Backend for MemoryBackend {
     }
 
     fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BackendError> {
+        let first = offset_bytes.div_ceil(PAGE_BYTES_U64);
+        let end = offset_bytes.saturating_add(len_bytes) / PAGE_BYTES_U64;
         let mut memory = self.0.write();
-        let (first, end) = (offset_bytes.div_ceil(PAGE), offset_bytes.saturating_add(len_bytes) / PAGE);
-        for page in first..end {
+        // Only pages that exist, for a range may be the whole of a sparse terabyte.
+        while let Some((&page, _)) = memory.pages.range(first..end.max(first)).next() {
             memory.pages.remove(&page);
         }
         Ok(())
@@ -100,5 +129,28 @@ impl Backend for MemoryBackend {
         let mut memory = self.0.write();
         memory.len_bytes = memory.len_bytes.max(len_bytes);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::check_promises;
+    use super::*;
+    use crate::backend::HostBuf;
+
+    #[test]
+    fn keeps_the_promises_of_a_backend() {
+        check_promises(&MemoryBackend::new(1 << 20));
+    }
+
+    #[test]
+    fn a_sparse_terabyte_costs_what_was_written() {
+        let backend = MemoryBackend::new(1 << 40);
+        for offset_bytes in [0, 1 << 30, (1 << 40) - 4096] {
+            backend.write_at(offset_bytes, HostBuf::zeroed(4096)).unwrap();
+        }
+        assert_eq!(backend.resident_bytes(), 3 * PAGE_BYTES);
+        backend.discard(0, 1 << 40).unwrap();
+        assert_eq!(backend.resident_bytes(), 0);
     }
 }

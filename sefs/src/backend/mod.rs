@@ -3,6 +3,8 @@
 //! *Security*: a [`HostBuf`] is memory that the host may see and change at any time. Ciphertext is copied out of it once,
 //! into memory of our own, before it is verified; plaintext never enters it.
 
+#[cfg(test)]
+mod check;
 #[cfg(feature = "std")]
 mod file;
 mod memory;
@@ -101,5 +103,14 @@ pub trait Backend: Send + Sync {
     fn write_at(&self, offset_bytes: u64, buf: HostBuf) -> Result<(), BackendError> {
         let ticket = self.submit(alloc::vec![Io::Write { offset_bytes, buf }])?;
         self.wait(ticket).map(drop)
+    }
+}
+
+/// The batch of a backend that completes while it submits.
+fn completed(ticket: Ticket) -> Result<Batch, BackendError> {
+    match ticket {
+        Ticket::Done(batch) => Ok(batch),
+        // Another backend's ticket.
+        Ticket::Pending(_) => Err(BackendError { operation: BackendOperation::Read, offset_bytes: 0, errno: 22 }),
     }
 }

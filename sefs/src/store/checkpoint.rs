@@ -67,12 +67,6 @@ struct Frozen {
     files_root: Option<Root>,
 }
 
-/// What identifies a slot that was written.
-struct SlotProof {
-    salt: [u8; 32],
-    tag: Tag,
-}
-
 /// What merging found out.
 #[derive(Default)]
 struct Totals {
@@ -127,11 +121,17 @@ impl Store {
         let log_end = self.flush_before_slot()?;
         let sealed = self.write_slot(slots, &mut next)?;
         self.publish(slots, &next, &frozen, [system_root, files_root])?;
+        if occasion == Occasion::EpochStart {
+            self.log.lock().previous_tag = sealed.tag;
+        }
         slots.newest = next;
-        let proof = SlotProof { salt: sealed.salt, tag: sealed.tag };
         slots.newest_bytes = sealed.bytes;
         slots.newest_salt = sealed.salt;
-        self.anchor_slot(occasion, &proof, &frozen, log_end)?;
+        let start = match occasion {
+            Occasion::EpochStart => (frozen.log_start, sealed.tag),
+            Occasion::Ordinary | Occasion::Close => (frozen.log_start, frozen.previous_tag),
+        };
+        self.anchor_slot(sealed.salt, start, if start.0 < log_end.0 { log_end } else { start })?;
         self.discard_free()
     }
 
@@ -278,26 +278,6 @@ impl Store {
         log.tail = slots.newest_log_start;
         slots.newest_log_start = frozen.log_start;
         self.alloc.finish(next.generation)
-    }
-
-    /// The anchor moves to the new slot; an epoch start does so under every policy and binds the next group.
-    fn anchor_slot(
-        &self,
-        occasion: Occasion,
-        slot: &SlotProof,
-        frozen: &Frozen,
-        flushed: (Lsn, Tag),
-    ) -> Result<()> {
-        let mut state = flushed;
-        if occasion == Occasion::EpochStart {
-            let mut log = self.log.lock();
-            log.previous_tag = slot.tag;
-            state = (frozen.log_start, slot.tag);
-        }
-        if let Some(anchored) = self.anchored.lock().as_mut() {
-            anchored.slot_salt = slot.salt;
-        }
-        self.advance_anchor(AnchorPolicy::Checkpoint, state.0, &state.1)
     }
 
     fn discard_free(&self) -> Result<()> {

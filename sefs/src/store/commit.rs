@@ -45,8 +45,22 @@ pub(super) struct Anchored {
     pub(super) state: AnchorState,
     /// The salt of the newest checkpoint slot, part of what the anchor binds.
     pub(super) slot_salt: [u8; 32],
+    /// The latest point of the log that the anchor was advanced to. It never goes back: a commit and a checkpoint may
+    /// overtake each other on their way here.
+    pub(super) confirmed: (Lsn, Tag),
 }
 
+/// What waits for being logged or merged.
+struct Waiting {
+    unlogged_bytes: usize,
+    unlogged_pages: u64,
+    unmerged_bytes: usize,
+    entries: usize,
+    ranges: usize,
+}
+
+/// Entries that most operations make at most.
+const OPERATION_ENTRIES: usize = 8;
 /// Checkpoints that a full volume may need before blocks that were given back can be used.
 const MAX_SPACE_CHECKPOINTS: usize = 3;
 
@@ -89,7 +103,7 @@ impl Store {
         };
         self.flush()?;
         self.flushed(end);
-        self.advance_anchor(AnchorPolicy::Strict, end, &tag)?;
+        self.anchor_commit((end, tag))?;
         Ok(sequence)
     }
 
@@ -116,14 +130,36 @@ impl Store {
         log.flushed = log.flushed.max(end);
     }
 
-    /// Advances the anchor to the state at `lsn`, if there is one and its policy asks for it at this occasion.
-    pub(super) fn advance_anchor(&self, occasion: AnchorPolicy, lsn: Lsn, tag: &Tag) -> Result<()> {
+    /// A commit confirmed the log up to `end`.
+    fn anchor_commit(&self, end: (Lsn, Tag)) -> Result<()> {
         let mut anchored = self.anchored.lock();
         let Some(anchored) = anchored.as_mut() else { return Ok(()) };
-        if occasion == AnchorPolicy::Strict && anchored.policy == AnchorPolicy::Checkpoint {
-            return Ok(());
+        if anchored.confirmed.0 < end.0 {
+            anchored.confirmed = end;
         }
-        let digest = self.digest_at(&anchored.slot_salt, lsn, tag);
+        match anchored.policy {
+            AnchorPolicy::Strict => self.advance(anchored),
+            AnchorPolicy::None | AnchorPolicy::Checkpoint => Ok(()),
+        }
+    }
+
+    /// A slot was written: its log starts at `start`, and the log was flushed up to `flushed`. Under a lock that commits
+    /// take, the salt and the point of the log change together.
+    pub(super) fn anchor_slot(&self, salt: [u8; 32], start: (Lsn, Tag), flushed: (Lsn, Tag)) -> Result<()> {
+        let mut anchored = self.anchored.lock();
+        let Some(anchored) = anchored.as_mut() else { return Ok(()) };
+        anchored.slot_salt = salt;
+        for point in [start, flushed] {
+            if anchored.confirmed.0 <= point.0 {
+                anchored.confirmed = point;
+            }
+        }
+        self.advance(anchored)
+    }
+
+    fn advance(&self, anchored: &mut Anchored) -> Result<()> {
+        let (lsn, tag) = anchored.confirmed;
+        let digest = self.digest_at(&anchored.slot_salt, lsn, &tag);
         if digest == anchored.state.digest {
             return Ok(());
         }
@@ -161,19 +197,21 @@ impl Store {
 
     /// Keeps what is not logged, not merged and not flushed within its bounds.
     fn slow_down(&self) -> Result<()> {
-        let (unlogged, pages, unmerged, entries, ranges) = {
-            let layers = self.layers.read();
-            let unlogged = layers.unlogged.record_bytes();
-            (unlogged, layers.unlogged.pages(), layers.active.record_bytes(), layers.active.len(), layers.ranges.len())
-        };
-        if self.sealer.exhausted() || unlogged > self.limits.unlogged_bytes || pages > self.limits.unlogged_pages {
+        let waiting = self.waiting();
+        if self.sealer.exhausted()
+            || waiting.unlogged_bytes > self.limits.unlogged_bytes
+            || waiting.unlogged_pages > self.limits.unlogged_pages
+        {
             self.cut_group()?;
         }
         let ring_full = self.log.lock().used_blocks() > self.ring.blocks / 4 * 3;
-        if unmerged > self.limits.unmerged_bytes || ring_full || self.merge_needs(entries) > self.alloc.counts().free_quads / 2 {
+        if self.merge_is_tight(waiting.entries) {
+            self.cut_group()?;
+            self.checkpoint()?;
+        } else if waiting.unmerged_bytes > self.limits.unmerged_bytes || ring_full {
             self.checkpoint()?;
         }
-        if ranges > self.limits.ranges {
+        if waiting.ranges > self.limits.ranges {
             self.reclaim_ranges(self.limits.ranges)?;
         }
         if self.unflushed.bytes() > self.limits.unflushed_bytes {
@@ -182,11 +220,25 @@ impl Store {
         Ok(())
     }
 
-    /// Nodes that merging so many scattered entries may write, at most.
-    pub(super) fn merge_needs(&self, entries: usize) -> u64 {
-        let nodes = self.nodes_in_use();
-        let entries = entries as u64;
-        entries.min(nodes) + entries / 3 + 16
+    fn waiting(&self) -> Waiting {
+        let layers = self.layers.read();
+        Waiting {
+            unlogged_bytes: layers.unlogged.record_bytes(),
+            unlogged_pages: layers.unlogged.pages(),
+            unmerged_bytes: layers.active.record_bytes(),
+            entries: layers.unlogged.len() + layers.active.len(),
+            ranges: layers.ranges.len(),
+        }
+    }
+
+    /// Whether merging what waits, with one operation more, might need more nodes than can be had. Half of the free quads
+    /// count: what a checkpoint releases comes back only with the next one.
+    fn merge_is_tight(&self, entries: usize) -> bool {
+        let counts = self.alloc.counts();
+        let entries_now = (entries + OPERATION_ENTRIES) as u64;
+        // A leaf for each entry or each leaf there is, splits, and the way up.
+        let nodes = entries_now.min(self.nodes_in_use()) + entries_now / 3 + 8;
+        (entries > 0 || counts.pending_blocks > 0) && nodes > counts.free_quads / 2
     }
 
     fn check_space(&self, need: Need) -> Result<()> {
@@ -216,7 +268,7 @@ impl Store {
             Need::Metadata => free.saturating_sub(unwritten) >= reserve,
             Need::Data { blocks } => free.saturating_sub(unwritten).saturating_sub(blocks) >= reserve,
             Need::Writeback { blocks } => free.saturating_sub(blocks) >= reserve / 2,
-            Need::Release => free >= reserve / 8,
+            Need::Release => free >= reserve / 4,
         }
     }
 
@@ -243,8 +295,11 @@ impl Store {
         }
     }
 
-    /// Space as statfs tells it: what is given back counts as free before it can be used again.
+    /// Space as statfs tells it: what is given back counts as free before it can be used again. How much was given back is
+    /// known when it is merged, so that is done first.
     pub(crate) fn space(&self) -> Space {
+        // If that fails, the failure is latched and every later commit tells it; the figures are those from before.
+        let _ = self.settle();
         let counts = self.alloc.counts();
         let layers = self.layers.read();
         let promised = layers.unwritten() + layers.unlogged.pages();
@@ -255,6 +310,17 @@ impl Store {
             available_blocks: free.saturating_sub(self.limits.reserve_blocks),
             inodes: layers.inodes,
         }
+    }
+
+    /// Merges what was given back, if anything was.
+    fn settle(&self) -> Result<()> {
+        if self.read_only || !self.layers.read().gave_back {
+            return Ok(());
+        }
+        self.reclaim_ranges(usize::MAX)?;
+        self.layers.write().gave_back = false;
+        self.cut_group()?;
+        self.checkpoint()
     }
 }
 

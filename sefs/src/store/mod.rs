@@ -121,6 +121,8 @@ struct Layers {
     unwritten_active: i64,
     unwritten_unlogged: i64,
     sequence: u64,
+    /// Something was cleared or dropped, and how many blocks that gave back is not known yet.
+    gave_back: bool,
     oldest_change: Option<Timestamp>,
     last_change: Timestamp,
 }
@@ -171,7 +173,7 @@ impl Limits {
             unlogged_pages: ((memory_bytes / 16 * 3 / BLOCK_SIZE) as u64).min(4096).min((data / 16).max(16)),
             unmerged_bytes,
             unflushed_bytes: 32 << 20,
-            reserve_blocks: (data / 50).max((data / 8).min(4096)),
+            reserve_blocks: (data / 50).max((data / 8).clamp(256, 4096)),
             ring_pages: (header.ring_blocks / 16).min(MAX_RING_PAGES),
             ranges: 1024,
         }

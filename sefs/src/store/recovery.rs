@@ -491,7 +491,7 @@ fn bind_anchor(checkpoint: &Checkpoint, options: &StoreOptions) -> Result<Option
         return Err(Incompatible::AnchorRequired.into());
     }
     let state: AnchorState = anchor.read()?;
-    Ok(Some(Anchored { anchor, policy: binding.policy, state, slot_salt: [0; 32] }))
+    Ok(Some(Anchored { anchor, policy: binding.policy, state, slot_salt: [0; 32], confirmed: (Lsn(0), [0; 16]) }))
 }
 
 fn load_epochs(backend: &dyn Backend, sealer: &Sealer, checkpoint: &Checkpoint) -> Result<()> {
@@ -540,6 +540,7 @@ fn build(
         unwritten_active: 0,
         unwritten_unlogged: 0,
         sequence: 0,
+        gave_back: false,
         oldest_change: None,
         last_change: env.clock.now(),
     };

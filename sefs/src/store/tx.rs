@@ -35,6 +35,18 @@ enum Change {
     Reclaim { id: u64, chunks: Vec<u64>, next: u64 },
 }
 
+impl Change {
+    fn gives_back(&self) -> bool {
+        match self {
+            Change::Record(..) => false,
+            Change::Range(_) | Change::Reclaim { .. } => true,
+            Change::Chunk { reset, blocks, .. } => {
+                *reset || blocks.iter().any(|(_, content)| matches!(content, Content::State(BlockState::Absent)))
+            }
+        }
+    }
+}
+
 /// The records of one operation. Dropped without [`Tx::finish`], nothing happened.
 pub(crate) struct Tx<'a> {
     store: &'a Store,
@@ -184,6 +196,7 @@ impl<'a> Tx<'a> {
         let store = self.store;
         let changes = core::mem::take(&mut self.changes);
         let held = core::mem::take(&mut self.held);
+        let gives_back = changes.iter().any(Change::gives_back);
         if changes.is_empty() && self.inodes == 0 {
             held.into_iter().for_each(|extent| store.give_back(extent));
             return;
@@ -197,6 +210,7 @@ impl<'a> Tx<'a> {
             layers.inodes = layers.inodes.saturating_add_signed(self.inodes);
             layers.unwritten_unlogged += self.unwritten;
             layers.sequence += 1;
+            layers.gave_back |= gives_back;
             let now = store.clock.now();
             layers.last_change = now;
             if layers.oldest_change.is_none() {

@@ -17,8 +17,23 @@
 //! 4. An inode without links has an orphan record until it is reclaimed, and is not reclaimed while it is acquired.
 //! 5. A failed read is an error; it never turns into "not found", a hole or an absent attribute.
 
+mod acl;
+mod allocate;
+mod attr;
+mod copy;
+mod dir;
+mod file;
+mod inode;
+mod make;
 mod options;
+mod permission;
+mod reclaim;
+mod remove;
+mod rename;
+mod resize;
 mod volume;
+mod write;
+mod xattr;
 
 pub use options::*;
 pub use volume::Volume;

@@ -49,6 +49,8 @@ pub struct OpenOptions {
     pub volume_id: Option<[u8; 16]>,
     /// A budget for all caches together, at least 4 MiB.
     pub memory_bytes: usize,
+    /// The longest time in milliseconds that a change stays unflushed while `work` is called.
+    pub commit_ms: u64,
 }
 
 impl Default for OpenOptions {
@@ -59,6 +61,7 @@ impl Default for OpenOptions {
             abandon_anchor: false,
             volume_id: None,
             memory_bytes: 64 << 20,
+            commit_ms: 1000,
         }
     }
 }
@@ -74,7 +77,7 @@ pub struct FsStat {
     pub blocks_free: u64,
     /// Blocks that writers can have.
     pub blocks_available: u64,
-    /// Inodes in use and possible.
+    /// Inodes in use.
     pub inodes: u64,
     /// Inodes that can still be made, estimated: one for each block.
     pub inodes_free: u64,
@@ -273,11 +276,11 @@ pub const WRITE: u32 = 2;
 pub const EXECUTE: u32 = 1;
 
 /// Bytes of the longest name.
-pub const NAME_MAX: usize = 255;
+pub const NAME_MAX: usize = crate::format::NAME_MAX;
 /// Bytes of the longest symlink target.
-pub const TARGET_MAX: usize = 4095;
+pub const TARGET_MAX: usize = crate::format::SYMLINK_MAX;
 /// The largest file: offsets are signed 64-bit numbers in every system call.
-pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+pub const FILE_SIZE_MAX: u64 = crate::format::MAX_FILE_SIZE;
 /// Most links to one inode.
 pub const LINK_MAX: u32 = 1 << 31;
 /// Bytes that are written all or not at all.

@@ -3,12 +3,26 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::*;
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Corrupt, Error, Posix, Result};
 use crate::keys::VolumeKey;
-use crate::store::Store;
-use crate::types::InodeNo;
+use crate::store::{self, Store, StoreFormat, StoreOptions};
+use crate::sync::Mutex;
+use crate::types::{BLOCK_SIZE, InodeNo};
+use crate::vfs::allocate::{self, Span};
+use crate::vfs::copy::{self, Place};
+use crate::vfs::inode::InodeTable;
+use crate::vfs::reclaim::{self, Orphans};
+use crate::vfs::rename::{self, Side};
+use crate::vfs::{
+    AllocateMode, Attr, Caller, Clock, DirEntry, EXECUTE, Env, FormatOptions, FsStat, Header, NAME_MAX, NewInode,
+    OpenOptions, RenameMode, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode, attr, dir, file, make,
+    permission, remove, write, xattr,
+};
+
+/// Orphans that one call of `work` reclaims while others are busy, and while nobody is.
+const RECLAIM_BUSY: usize = 16;
+const RECLAIM_IDLE: usize = 256;
 
 /// An open volume. All methods take `&self` and may be called from many threads at once.
 ///
@@ -17,72 +31,110 @@ use crate::types::InodeNo;
 pub struct Volume {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) inodes: InodeTable,
+    /// Held by moves between directories.
+    pub(super) renames: Mutex<()>,
+    pub(super) orphans: Orphans,
+    commit_ms: u64,
 }
 
 impl Volume {
     /// Makes a volume that holds a root directory and nothing else.
     pub fn format(backend: Arc<dyn Backend>, key: &VolumeKey, options: &FormatOptions, env: &Env) -> Result<()> {
-        unimplemented!()
+        let anchor = options.anchor.clone();
+        let format = StoreFormat {
+            size_bytes: options.size_bytes,
+            volume_id: options.volume_id,
+            label: options.label.clone(),
+            slots: options.slots.clone(),
+            anchor,
+        };
+        Store::format(&*backend, key, &format, env)?;
+        let anchor = options.anchor.as_ref().map(|(anchor, _)| anchor.clone());
+        let open = OpenOptions { anchor, ..OpenOptions::default() };
+        let store = Store::open(backend, key, &store_options(&open), env)?;
+        make::make_root(&store, &options.root, env.clock.now())?;
+        store.close()
     }
 
     /// Opens a volume: authenticates it, replays its log, checks its anchor.
     pub fn open(backend: Arc<dyn Backend>, key: &VolumeKey, options: &OpenOptions, env: &Env) -> Result<Volume> {
-        unimplemented!()
+        let store = Store::open(backend, key, &store_options(options), env)?;
+        let orphans = Orphans::new(!store.read_only());
+        let (clock, inodes) = (env.clock.clone(), InodeTable::default());
+        Ok(Volume { store, clock, inodes, renames: Mutex::new(()), orphans, commit_ms: options.commit_ms })
     }
 
     /// The header as it stands there, not authenticated: only to find the key slots.
     pub fn read_header(backend: &dyn Backend) -> Result<Header> {
-        unimplemented!()
+        store::read_header(backend)
     }
 
     /// What is known of the volume.
     pub fn info(&self) -> VolumeInfo {
-        unimplemented!()
+        self.store.info()
     }
 
     /// Finds a name in a directory; "." and ".." too.
     pub fn lookup(&self, caller: &Caller, dir: InodeNo, name: &[u8]) -> Result<Attr> {
-        unimplemented!()
+        dir::check_name(name)?;
+        let ino = self.inodes.hold(dir).shared(&self.store, |parent| {
+            attr::require_directory(parent)?;
+            permission::check(&self.store, caller, dir, parent, EXECUTE)?;
+            match name {
+                b"." => Ok(dir),
+                b".." => Ok(parent.parent),
+                _ => Ok(dir::Bucket::read(&self.store, dir, name)?.existing()?.ino),
+            }
+        })?;
+        match self.attr(ino) {
+            // The name may have gone with its inode since; if it is still there, the directory is wrong.
+            Err(Error::Posix(Posix::Stale)) if !dir::is_dots(name) => Err(self.explain_missing(dir, name, ino)),
+            outcome => outcome,
+        }
     }
 
     /// An inode's attributes.
     pub fn attr(&self, ino: InodeNo) -> Result<Attr> {
-        unimplemented!()
+        self.inodes.hold(ino).shared(&self.store, |inode| attr::of(&self.store, ino, inode))
     }
 
     /// Changes attributes, all or none.
     pub fn set_attr(&self, caller: &Caller, ino: InodeNo, change: &SetAttr) -> Result<Attr> {
-        unimplemented!()
+        self.with_space(|| attr::set(self, caller, ino, change))
     }
 
     /// Whether the caller may do all of `mask` ([`READ`], [`WRITE`], [`EXECUTE`]); `Caller::check` is not asked.
     pub fn access(&self, caller: &Caller, ino: InodeNo, mask: u32) -> Result<()> {
-        unimplemented!()
+        self.inodes.hold(ino).shared(&self.store, |inode| {
+            permission::permit(&self.store, caller, ino, inode, mask)?;
+            permission::check_writable(self.store.read_only(), inode, mask)
+        })
     }
 
     /// Makes a file, directory, symlink, fifo, socket or device.
     pub fn make(&self, caller: &Caller, dir: InodeNo, name: &[u8], new: &NewInode) -> Result<Attr> {
-        unimplemented!()
+        self.with_space(|| make::make(self, caller, dir, name, new))
     }
 
     /// Makes a file without a name (`O_TMPFILE`), acquired once; it can be linked while it is acquired.
     pub fn make_tmpfile(&self, caller: &Caller, dir: InodeNo, new: &NewInode) -> Result<Attr> {
-        unimplemented!()
+        self.with_space(|| make::make_tmpfile(self, caller, dir, new))
     }
 
     /// Gives an inode another name.
     pub fn link(&self, caller: &Caller, ino: InodeNo, dir: InodeNo, name: &[u8]) -> Result<Attr> {
-        unimplemented!()
+        self.with_space(|| make::link(self, caller, ino, dir, name))
     }
 
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, caller: &Caller, dir: InodeNo, name: &[u8]) -> Result<()> {
-        unimplemented!()
+        self.with_space(|| remove::unlink(self, caller, dir, name))
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: &Caller, dir: InodeNo, name: &[u8]) -> Result<()> {
-        unimplemented!()
+        self.with_space(|| remove::rmdir(self, caller, dir, name))
     }
 
     /// Moves a name, or exchanges two.
@@ -95,47 +147,55 @@ impl Volume {
         to_name: &[u8],
         mode: RenameMode,
     ) -> Result<()> {
-        unimplemented!()
+        let (from, to) = (Side { dir: from_dir, name: from_name }, Side { dir: to_dir, name: to_name });
+        self.with_space(|| rename::rename(self, caller, from, to, mode))
     }
 
     /// Where a symlink points.
     pub fn read_link(&self, ino: InodeNo) -> Result<Vec<u8>> {
-        unimplemented!()
+        file::read_link(self, ino)
     }
 
     /// At most `limit` entries after `cookie` (0: from the start), "." and ".." included.
     pub fn read_dir(&self, dir: InodeNo, cookie: u64, limit: usize) -> Result<Vec<DirEntry>> {
-        unimplemented!()
+        self.inodes.hold(dir).shared(&self.store, |inode| dir::list(&self.store, dir, inode, cookie, limit))
     }
 
     /// Keeps an inode alive, linked or not, until it is released as often.
     pub fn acquire(&self, ino: InodeNo) -> Result<()> {
-        unimplemented!()
+        let held = self.inodes.hold(ino);
+        held.shared(&self.store, |_| {
+            held.acquire();
+            Ok(())
+        })
     }
 
     /// Gives back `count` acquisitions.
     pub fn release(&self, ino: InodeNo, count: u64) {
-        unimplemented!()
+        if self.inodes.release(ino, count) {
+            self.orphans.expect_some();
+        }
     }
 
     /// Reads from a regular file; fewer bytes than `out` holds only at its end.
     pub fn read(&self, ino: InodeNo, offset: u64, out: &mut [u8]) -> Result<usize> {
-        unimplemented!()
+        file::read(self, ino, offset, out)
     }
 
     /// Writes into a regular file. Up to 1 MiB is all or nothing; of more, what was written before a failure counts.
     pub fn write(&self, caller: &Caller, ino: InodeNo, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
-        unimplemented!()
+        write::write(self, caller, ino, offset, data, mode)
     }
 
     /// Promises or gives back space (fallocate(2)).
     pub fn allocate(&self, caller: &Caller, ino: InodeNo, offset: u64, len: u64, mode: AllocateMode) -> Result<()> {
-        unimplemented!()
+        let span = Span::new(offset, len)?;
+        self.with_space(|| allocate::allocate(self, caller, ino, span, mode))
     }
 
     /// The next data or hole at or after `offset`; `ENXIO` if there is none before the file's end.
     pub fn seek(&self, ino: InodeNo, offset: u64, whence: Seek) -> Result<u64> {
-        unimplemented!()
+        file::seek(self, ino, offset, whence)
     }
 
     /// Copies a range between files, or within one where the ranges do not overlap. Returns the bytes copied, which may
@@ -149,54 +209,97 @@ impl Volume {
         to_offset: u64,
         len: u64,
     ) -> Result<u64> {
-        unimplemented!()
+        let (from, to) = (Place { ino: from, offset: from_offset }, Place { ino: to, offset: to_offset });
+        copy::copy(self, caller, from, to, len)
     }
 
     /// An extended attribute's value.
     pub fn get_xattr(&self, caller: &Caller, ino: InodeNo, name: &[u8]) -> Result<Vec<u8>> {
-        unimplemented!()
+        xattr::get(self, caller, ino, name)
     }
 
     /// Sets an extended attribute. An access ACL also sets the permission bits.
-    pub fn set_xattr(
-        &self,
-        caller: &Caller,
-        ino: InodeNo,
-        name: &[u8],
-        value: &[u8],
-        mode: XattrMode,
-    ) -> Result<()> {
-        unimplemented!()
+    pub fn set_xattr(&self, caller: &Caller, ino: InodeNo, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.with_space(|| xattr::set(self, caller, ino, name, value, mode))
     }
 
     /// The names of all extended attributes that the caller may know of.
     pub fn list_xattr(&self, caller: &Caller, ino: InodeNo) -> Result<Vec<Vec<u8>>> {
-        unimplemented!()
+        xattr::list(self, caller, ino)
     }
 
     /// Removes an extended attribute.
     pub fn remove_xattr(&self, caller: &Caller, ino: InodeNo, name: &[u8]) -> Result<()> {
-        unimplemented!()
+        self.with_space(|| xattr::remove(self, caller, ino, name))
     }
 
     /// Space and inodes.
     pub fn stat_fs(&self) -> FsStat {
-        unimplemented!()
+        let space = self.store.space();
+        FsStat {
+            block_size: BLOCK_SIZE as u32,
+            blocks: space.total_blocks,
+            blocks_free: space.free_blocks,
+            blocks_available: space.available_blocks,
+            inodes: space.inodes,
+            inodes_free: space.available_blocks,
+            name_max: NAME_MAX as u32,
+        }
     }
 
     /// Makes everything up to now durable; fsync(2) of anything is this.
     pub fn sync(&self) -> Result<()> {
-        unimplemented!()
+        self.store.commit()
     }
 
     /// Background work: logs and flushes when due, checkpoints, reclaims. The owner's thread calls it again and again;
     /// the result says when.
     pub fn work(&self, idle: bool) -> Result<WorkDone> {
-        unimplemented!()
+        let done = self.store.work(self.commit_ms)?;
+        if self.store.read_only() {
+            return Ok(done);
+        }
+        reclaim::reclaim(self, if idle { RECLAIM_IDLE } else { RECLAIM_BUSY })?;
+        Ok(if self.orphans.are_expected() { WorkDone { again_ms: 0 } } else { done })
     }
 
     /// Commits and writes a last checkpoint.
     pub fn close(self) -> Result<()> {
-        unimplemented!()
+        self.store.close()
+    }
+
+    /// Runs an operation, and again if it found no space but space could be had from inodes that nobody needs any more.
+    /// No lock is held here, so reclaiming may take those that it needs.
+    pub(super) fn with_space<T>(&self, operation: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            let outcome = operation();
+            let full = matches!(outcome, Err(Error::Posix(Posix::NoSpace)));
+            if !full || !self.orphans.are_expected() || reclaim::reclaim(self, RECLAIM_BUSY)? == 0 {
+                return outcome;
+            }
+        }
+    }
+
+    /// Why an entry's inode is not there: the name went since it was looked up, or the directory is wrong.
+    fn explain_missing(&self, dir: InodeNo, name: &[u8], ino: InodeNo) -> Error {
+        let entry = self.inodes.hold(dir).shared(&self.store, |parent| {
+            attr::require_directory(parent)?;
+            dir::Bucket::read(&self.store, dir, name)?.existing()
+        });
+        match entry {
+            Err(error) => error,
+            Ok(entry) if entry.ino == ino => Corrupt::DanglingEntry { dir, ino }.into(),
+            Ok(_) => Posix::NotFound.into(),
+        }
+    }
+}
+
+fn store_options(options: &OpenOptions) -> StoreOptions {
+    StoreOptions {
+        read_only: options.read_only,
+        anchor: options.anchor.clone(),
+        abandon_anchor: options.abandon_anchor,
+        volume_id: options.volume_id,
+        memory_bytes: options.memory_bytes,
     }
 }

@@ -1,0 +1,645 @@
+//! The kernel's requests, each answered by one call of the volume.
+//!
+//! *Invariants*
+//! 1. Each reply that carries an entry counts as one acquisition of its inode, taken before the reply and given back by
+//!    FORGET: an inode without links lives as long as the kernel knows it. (Files are opened without asking the server,
+//!    so there is no count of opens.)
+//! 2. No request waits for a commit in an event loop, and none waits for the kernel there.
+//! 3. The kernel has checked permissions (`default_permissions` is always on), so no call here checks them again.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use sefs::error::{Posix, Result};
+use sefs::types::InodeNo;
+use sefs::vfs::{Attr, Caller, DirEntry, FileKind, NewInode, RenameMode, SetAttr, Volume, WriteMode};
+
+use crate::committer::{Committer, Waiting};
+use crate::convert;
+use crate::negotiate;
+use crate::privileges::{self, Bare};
+use crate::seeker::Sought;
+use crate::served::Served;
+
+/// How long the kernel may keep entries and attributes without asking: there is no other writer.
+const TTL: Duration = Duration::from_secs(86_400);
+/// Inode numbers are never used twice, so all have one generation.
+const GENERATION: Generation = Generation(0);
+/// Below this much free space new files are written through, so that `write` itself says that the volume is full.
+const SHORT_BYTES: u64 = 16 << 20;
+/// Entries with attributes that are read at once: what fits a reply of 4 KiB.
+const ENTRIES: usize = 24;
+/// Entries without attributes that are read at once.
+const NAMES: usize = 96;
+/// Open flags that make a write durable before it returns.
+const O_DSYNC: i32 = 0o10_000;
+/// An extended attribute that exists for reading only: the time of creation, as seconds since 1970.
+const CREATED: &[u8] = b"system.sefs.btime";
+
+thread_local! {
+    /// Where reads are decrypted to; one for each event loop.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The volume as a filesystem of the kernel.
+pub(crate) struct Adapter {
+    pub(crate) served: Arc<Served>,
+    pub(crate) committer: Arc<Committer>,
+    pub(crate) seeker: Sender<Sought>,
+    pub(crate) bare: Bare,
+    /// Set once the session stands.
+    pub(crate) notifier: Arc<OnceLock<Notifier>>,
+}
+
+impl Adapter {
+    /// Looks at or makes an inode for an entry reply, and acquires it for the kernel.
+    fn entry(&self, make: impl FnOnce(&Volume) -> Result<Attr>) -> std::result::Result<FileAttr, Errno> {
+        self.served.read(|volume| {
+            let attr = make(volume)?;
+            volume.acquire(attr.ino)?;
+            Ok(convert::attributes(&attr))
+        })
+    }
+
+    fn make(
+        &self,
+        caller: &Caller,
+        dir: INodeNo,
+        name: &OsStr,
+        new: &NewInode,
+    ) -> std::result::Result<FileAttr, Errno> {
+        let made = self.entry(|volume| {
+            let attr = volume.make(caller, convert::inode(dir), name.as_bytes(), new)?;
+            self.bare.created(attr.ino);
+            Ok(attr)
+        });
+        self.served.activity.happened();
+        made
+    }
+
+    fn space_is_short(&self) -> bool {
+        let short = |volume: &Volume| {
+            let stat = volume.stat_fs();
+            Ok(stat.blocks_available.saturating_mul(stat.block_size.into()) < SHORT_BYTES)
+        };
+        self.served.read(short).unwrap_or(true)
+    }
+
+    /// The kernel keeps the mode that it knows through a write that clears bits of it, so it is told to ask again. This
+    /// touches no pages, so it cannot wait for an event loop.
+    fn mode_may_have_changed(&self, ino: INodeNo) {
+        if let Some(notifier) = self.notifier.get() {
+            // Fails only when the kernel has forgotten the inode, and its mode with it.
+            let _ = notifier.inval_inode(ino, -1, 0);
+        }
+    }
+
+    fn change_attributes(
+        &self,
+        caller: &Caller,
+        ino: InodeNo,
+        mut change: SetAttr,
+    ) -> std::result::Result<Attr, Errno> {
+        self.served.change(|volume| {
+            if change.size.is_some() || change.uid.is_some() || change.gid.is_some() {
+                self.bare.strip(volume, ino)?;
+            }
+            if change.size.is_some() && change.mode.is_none() {
+                change.mode = privileges::mode_after_truncation(volume, caller, ino)?;
+            }
+            volume.set_attr(caller, ino, &change)
+        })
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        negotiate::negotiate(config)
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let caller = convert::caller(request);
+        match self.entry(|volume| volume.lookup(&caller, convert::inode(parent), name.as_bytes())) {
+            Ok(attr) => reply.entry(&TTL, &attr, GENERATION),
+            Err(Errno::ENOENT) => reply.entry(&TTL, &nothing(), GENERATION),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        let ino = convert::inode(ino);
+        self.bare.forget(ino);
+        // An inode without links is reclaimed from now on: that is a change. After the close there is nothing to release.
+        let _ = self.served.change(|volume| {
+            volume.release(ino, count);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.served.read(|volume| volume.attr(convert::inode(ino))) {
+            Ok(attr) => reply.attr(&TTL, &convert::attributes(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = SetAttr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+            ctime: ctime.map(convert::requested_time),
+            btime: None,
+        };
+        match self.change_attributes(&convert::caller(request), convert::inode(ino), change) {
+            Ok(attr) => reply.attr(&TTL, &convert::attributes(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.served.read(|volume| volume.read_link(convert::inode(ino))) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let Some(kind) = convert::node_kind(mode) else { return reply.error(Errno::EINVAL) };
+        let new = NewInode { kind, mode: mode & 0o7777, rdev: rdev.into(), target: Vec::new() };
+        answer_entry(reply, self.make(&maker(request, umask), parent, name, &new));
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let new = NewInode { kind: FileKind::Directory, mode: mode & 0o7777, rdev: 0, target: Vec::new() };
+        answer_entry(reply, self.make(&maker(request, umask), parent, name, &new));
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = target.as_os_str().as_bytes().to_vec();
+        let new = NewInode { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target };
+        answer_entry(reply, self.make(&maker(request, 0), parent, name, &new));
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let new = NewInode { kind: FileKind::Regular, mode: mode & 0o7777, rdev: 0, target: Vec::new() };
+        match self.make(&maker(request, umask), parent, name, &new) {
+            Ok(attr) => {
+                let through = if self.space_is_short() { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+                let flags = FopenFlags::FOPEN_KEEP_CACHE | through;
+                reply.created(&TTL, &attr, GENERATION, FileHandle(0), flags);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = convert::caller(request);
+        answer(reply, self.served.change(|volume| volume.unlink(&caller, convert::inode(parent), name.as_bytes())));
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = convert::caller(request);
+        answer(reply, self.served.change(|volume| volume.rmdir(&caller, convert::inode(parent), name.as_bytes())));
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
+            RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            flags if flags.is_empty() => RenameMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (caller, from, to) = (convert::caller(request), convert::inode(parent), convert::inode(new_parent));
+        let rename = |volume: &Volume| volume.rename(&caller, from, name.as_bytes(), to, new_name.as_bytes(), mode);
+        answer(reply, self.served.change(rename));
+    }
+
+    fn link(&self, request: &Request, ino: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let caller = convert::caller(request);
+        let linked =
+            self.entry(|volume| volume.link(&caller, convert::inode(ino), convert::inode(dir), name.as_bytes()));
+        self.served.activity.happened();
+        answer_entry(reply, linked);
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // The kernel never asks again: there is no state of open files here, and cached pages stay good.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn flush(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let len = usize::try_from(size).unwrap_or(usize::MAX).min(negotiate::TRANSFER_BYTES);
+            if buffer.len() < len {
+                buffer.resize(len, 0);
+            }
+            match self.served.read(|volume| volume.read(convert::inode(ino), offset, &mut buffer[..len])) {
+                Ok(got) => reply.data(&buffer[..got]),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let mode = write_mode(write_flags);
+        let caller = convert::caller(request);
+        let written = self.served.change(|volume| {
+            self.bare.strip(volume, convert::inode(ino))?;
+            volume.write(&caller, convert::inode(ino), offset, data, mode)
+        });
+        if mode == WriteMode::KillPrivileges {
+            self.mode_may_have_changed(ino);
+        }
+        match written.map(|len| u32::try_from(len).unwrap_or(u32::MAX)) {
+            Ok(len) if mode != WriteMode::Writeback && flags.0 & O_DSYNC != 0 => {
+                self.committer.add(Waiting::Written(reply, len));
+            }
+            Ok(len) => reply.written(len),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn fsync(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.committer.add(Waiting::Sync(reply));
+    }
+
+    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.committer.add(Waiting::Sync(reply));
+    }
+
+    fn readdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, cookie: u64, mut reply: ReplyDirectory) {
+        match self.served.read(|volume| list(volume, convert::inode(ino), cookie, &mut reply)) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        cookie: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        match self.served.read(|volume| list_with_attributes(volume, convert::inode(ino), cookie, &mut reply)) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.served.read(|volume| Ok(volume.stat_fs())) {
+            Ok(stat) => reply.statfs(
+                stat.blocks,
+                stat.blocks_free,
+                stat.blocks_available,
+                stat.inodes,
+                stat.inodes_free,
+                stat.block_size,
+                stat.name_max,
+                stat.block_size,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (caller, ino, name) = (convert::caller(request), convert::inode(ino), name.as_bytes());
+        let outcome = self.served.change(|volume| {
+            match name {
+                CREATED => return Err(Posix::NotPermitted.into()),
+                privileges::ACCESS_ACL => privileges::acl_is_set(volume, &caller, request.pid(), ino)?,
+                privileges::CAPABILITY => self.bare.forget(ino),
+                _ => {}
+            }
+            volume.set_xattr(&caller, ino, name, value, convert::xattr_mode(flags)?)
+        });
+        if name == privileges::CAPABILITY {
+            // A write may have looked between the first time and now.
+            self.bare.forget(ino);
+        }
+        answer(reply, outcome);
+    }
+
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (caller, ino, name) = (convert::caller(request), convert::inode(ino), name.as_bytes());
+        let value = self.served.read(|volume| match name {
+            CREATED => volume.attr(ino).map(|attr| created(&attr)),
+            _ => volume.get_xattr(&caller, ino, name),
+        });
+        answer_xattr(reply, size, value);
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = convert::caller(request);
+        let names = self.served.read(|volume| volume.list_xattr(&caller, convert::inode(ino)));
+        let list = names.map(|names| {
+            names.into_iter().fold(Vec::new(), |mut list, name| {
+                list.extend_from_slice(&name);
+                list.push(0);
+                list
+            })
+        });
+        answer_xattr(reply, size, list);
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = convert::caller(request);
+        let remove = |volume: &Volume| match name.as_bytes() {
+            CREATED => Err(Posix::NotPermitted.into()),
+            name => volume.remove_xattr(&caller, convert::inode(ino), name),
+        };
+        answer(reply, self.served.change(remove));
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(mode) = convert::allocate_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
+        let (caller, ino) = (convert::caller(request), convert::inode(ino));
+        let allocate = |volume: &Volume| {
+            self.bare.strip(volume, ino)?;
+            volume.allocate(&caller, ino, offset, length, mode)
+        };
+        answer(reply, self.served.change(allocate));
+    }
+
+    fn lseek(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let (Some(whence), Ok(offset)) = (convert::seek(whence), u64::try_from(offset)) else {
+            return reply.error(Errno::EINVAL);
+        };
+        // If the seeker is gone, so is the mount; the dropped reply answers with EIO.
+        let _ = self.seeker.send(Sought { ino: convert::inode(ino), offset, whence, reply });
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        from: INodeNo,
+        _from_fh: FileHandle,
+        from_offset: u64,
+        to: INodeNo,
+        _to_fh: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (caller, from, to) = (convert::caller(request), convert::inode(from), convert::inode(to));
+        // The reply has 32 bits for the length; the caller asks again for the rest.
+        let len = len.min(COPY_BYTES);
+        let copied = self.served.change(|volume| {
+            self.bare.strip(volume, to)?;
+            volume.copy_range(&caller, from, from_offset, to, to_offset, len)
+        });
+        match copied.map(u32::try_from) {
+            Ok(Ok(len)) => reply.written(len),
+            Ok(Err(_)) => reply.error(Errno::EIO),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+}
+
+/// Bytes that one request copies at most, so that it does not keep an event loop for long.
+const COPY_BYTES: u64 = 8 << 20;
+
+/// Who makes an inode, with the mask that a default ACL would replace.
+fn maker(request: &Request, umask: u32) -> Caller {
+    Caller { umask: Some(umask & 0o777), ..convert::caller(request) }
+}
+
+fn write_mode(flags: WriteFlags) -> WriteMode {
+    if flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+        WriteMode::Writeback
+    } else if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+        WriteMode::KillPrivileges
+    } else {
+        WriteMode::Direct
+    }
+}
+
+/// The entries after `cookie`, as many as fit.
+fn list(volume: &Volume, dir: InodeNo, mut cookie: u64, reply: &mut ReplyDirectory) -> Result<()> {
+    loop {
+        let entries = volume.read_dir(dir, cookie, NAMES)?;
+        let Some(last) = entries.last() else { return Ok(()) };
+        cookie = last.cookie;
+        for entry in &entries {
+            let kind = convert::file_type(entry.kind);
+            if reply.add(INodeNo(entry.ino.0), entry.cookie, kind, OsStr::from_bytes(&entry.name)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The entries after `cookie` with their attributes, as many as fit.
+fn list_with_attributes(volume: &Volume, dir: InodeNo, mut cookie: u64, reply: &mut ReplyDirectoryPlus) -> Result<()> {
+    let mut any = false;
+    loop {
+        let entries = volume.read_dir(dir, cookie, ENTRIES)?;
+        let Some(last) = entries.last() else { return Ok(()) };
+        cookie = last.cookie;
+        for entry in &entries {
+            match add(volume, entry, reply) {
+                Ok(Added::Yes) => any = true,
+                Ok(Added::Full) => return Ok(()),
+                // What came before is good; the next request starts here and reports the failure.
+                Err(_) if any => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+enum Added {
+    Yes,
+    Full,
+}
+
+/// Adds one entry; the kernel counts it as a lookup unless it is "." or "..".
+fn add(volume: &Volume, entry: &DirEntry, reply: &mut ReplyDirectoryPlus) -> Result<Added> {
+    let attr = convert::attributes(&volume.attr(entry.ino)?);
+    let counted = entry.name != b"." && entry.name != b"..";
+    if counted {
+        volume.acquire(entry.ino)?;
+    }
+    let name = OsStr::from_bytes(&entry.name);
+    let full = reply.add(INodeNo(entry.ino.0), entry.cookie, name, &TTL, &attr, GENERATION);
+    if full && counted {
+        volume.release(entry.ino, 1);
+    }
+    Ok(if full { Added::Full } else { Added::Yes })
+}
+
+/// The entry reply that says "there is none, and you may remember that".
+fn nothing() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+/// The time of creation as text: seconds, a point, nine digits.
+fn created(attr: &Attr) -> Vec<u8> {
+    format!("{}.{:09}", attr.btime.seconds, attr.btime.nanoseconds).into_bytes()
+}
+
+fn answer(reply: ReplyEmpty, outcome: std::result::Result<(), Errno>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn answer_entry(reply: ReplyEntry, outcome: std::result::Result<FileAttr, Errno>) {
+    match outcome {
+        Ok(attr) => reply.entry(&TTL, &attr, GENERATION),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// A value, or with `size` 0 only its length.
+fn answer_xattr(reply: ReplyXattr, size: u32, value: std::result::Result<Vec<u8>, Errno>) {
+    let value = match value {
+        Ok(value) => value,
+        Err(errno) => return reply.error(errno),
+    };
+    match u32::try_from(value.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(&value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}

@@ -1,0 +1,140 @@
+//! `mount.sefs`: a SEFS volume as a directory of this host, through FUSE.
+//!
+//! ```text
+//! run ─► daemon (into the background)
+//!     ─► arguments
+//!     ─► open (lock, key, volume)
+//!     ─► serve ─► attach (fusermount, received, mountpoint)
+//!              ─► adapter ─► negotiate, privileges, convert
+//!              │            ├─► committer, seeker
+//!              └─► worker ──┴─► served ─► activity, report
+//! ```
+//! The host is entitled to the key here: nothing in this crate runs in an enclave.
+#![deny(unsafe_code)]
+
+mod activity;
+mod adapter;
+mod arguments;
+mod attach;
+mod committer;
+mod convert;
+mod daemon;
+mod fusermount;
+mod mountpoint;
+mod negotiate;
+mod open;
+mod privileges;
+mod received;
+mod report;
+mod seeker;
+mod serve;
+mod served;
+mod worker;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use sefs_tools::invocation;
+use sefs_tools::{Failure, MountExit, Output, Tool, VolumeId, harden};
+use serde_json::json;
+
+pub use arguments::Arguments;
+
+const TOOL: Tool = Tool(report::TOOL);
+
+/// Runs the tool: `args` start with the program's name.
+pub fn run(args: &[OsString]) -> ExitCode {
+    let arguments: Arguments = match invocation::parse(args, MountExit::Usage.into()) {
+        Ok(arguments) => arguments,
+        Err(exit) => return exit,
+    };
+    let request = match arguments.request() {
+        Ok(request) => request,
+        Err(failure) => return failed(&failure, failure.mount_exit()),
+    };
+    let helper = arguments::is_helper(args.first());
+    if arguments.foreground && helper {
+        return fake(&request);
+    }
+    if !arguments.foreground && !arguments.ready_on_stdout {
+        return in_background(args, &arguments);
+    }
+    serve(&arguments, &request)
+}
+
+/// mount(8)'s `-f`: everything but the mount.
+fn fake(request: &arguments::Request) -> ExitCode {
+    match open::open(&arguments::Request { read_only: true, ..request.clone() }) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(failure) => failed(&failure, failure.mount_exit()),
+    }
+}
+
+fn in_background(args: &[OsString], arguments: &Arguments) -> ExitCode {
+    match daemon::start(args) {
+        Ok(Ok(report)) if arguments.json => match Output::stdout().line(report) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failed(&failure, MountExit::System),
+        },
+        Ok(Ok(_)) => ExitCode::SUCCESS,
+        Ok(Err(code)) => code.into(),
+        Err(failure) => failed(&failure, MountExit::System),
+    }
+}
+
+/// In the process that stays.
+fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
+    harden();
+    // The child was started as /proc/self/exe; whoever looks for the holder of an image shall find a name that tells.
+    let _ = nix::sys::prctl::set_name(c"mount.sefs");
+    let opened = match open::open(request) {
+        Ok(opened) => opened,
+        Err(failure) => return failed(&failure, failure.mount_exit()),
+    };
+    opened.warnings.iter().for_each(|warning| TOOL.warn(warning));
+    if arguments.verbose {
+        opened.info.notices.iter().for_each(|notice| report::note(&open::said_of(&request.image, notice)));
+    }
+    let report = describe(request, &opened);
+    let running = match serve::start(request, opened) {
+        Ok(running) => running,
+        Err(error) => return failed(&error.failure, error.exit),
+    };
+    if arguments.ready_on_stdout {
+        if let Err(error) = daemon::ready(&report) {
+            report::note(&error);
+        }
+    } else if arguments.json {
+        // A reader that went away does not end the mount.
+        let _ = Output::stdout().line(report);
+    }
+    match running.serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&Failure::volume(&request.image, &error), MountExit::System),
+    }
+}
+
+/// What `--json` prints.
+fn describe(request: &arguments::Request, opened: &open::Opened) -> String {
+    let info = &opened.info;
+    let notices: Vec<String> = info.notices.iter().map(ToString::to_string).collect();
+    json!({
+        "image": opened.source.to_string_lossy(),
+        "directory": request.dir.to_string_lossy(),
+        "process": std::process::id(),
+        "volume_id": VolumeId(info.volume_id).to_string(),
+        "label": info.label,
+        "size_bytes": info.size_bytes,
+        "generation": info.generation.0,
+        "read_only": info.read_only,
+        "replayed_groups": info.replayed_groups,
+        "dropped_groups": info.dropped_groups,
+        "notices": notices,
+    })
+    .to_string()
+}
+
+fn failed(failure: &Failure, exit: MountExit) -> ExitCode {
+    TOOL.fail(failure);
+    exit.into()
+}

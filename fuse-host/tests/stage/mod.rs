@@ -1,0 +1,245 @@
+//! A volume in a temporary folder, and mounts of it that end with the test.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::mount::MntFlags;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sealing::Argon2Cost;
+use sefs::backend::{Backend, FileBackend};
+use sefs::keys::VolumeKey;
+use sefs::vfs::{Env, FormatOptions, Owner, Volume};
+use sefs_tools::{KeyArgs, VolumeId};
+
+const TOOL: &str = env!("CARGO_BIN_EXE_mount-sefs");
+/// Longer than the 10 seconds that the tool grants the users of a busy mount.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A volume and where to mount it. The path holds what mount options must not stumble over.
+pub(crate) struct Stage {
+    folder: tempfile::TempDir,
+    pub(crate) image: PathBuf,
+    key: PathBuf,
+}
+
+/// A mount in the foreground.
+pub(crate) struct Mount {
+    point: PathBuf,
+    child: Child,
+}
+
+/// How a mount ended.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) said: String,
+    /// What stands at its place now.
+    pub(crate) mounted: Option<Line>,
+}
+
+/// A line of /proc/mounts.
+pub(crate) struct Line {
+    pub(crate) source: PathBuf,
+    pub(crate) kind: String,
+    pub(crate) options: Vec<String>,
+}
+
+impl Stage {
+    /// A fresh volume of 64 MiB; `None` where this machine cannot mount, which is said loudly.
+    pub(crate) fn new() -> Option<Stage> {
+        let lack = match (nix::unistd::geteuid().is_root(), fs::metadata("/dev/fuse")) {
+            (true, Ok(_)) => None,
+            (false, _) => Some("it is not run by root"),
+            (_, Err(_)) => Some("there is no /dev/fuse"),
+        };
+        if let Some(lack) = lack {
+            eprintln!("SKIPPED: this test mounts, and {lack}");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a, b");
+        fs::create_dir(&inner).unwrap();
+        let (image, key) = (inner.join("image,suid.sefs"), inner.join("key"));
+        write_key(&key, 0x5a);
+        format(&image, &key);
+        Some(Stage { folder, image, key })
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn point(&self) -> PathBuf {
+        let point = self.folder.path().join("mount point");
+        fs::create_dir_all(&point).unwrap();
+        point
+    }
+
+    /// A key file that is not the volume's.
+    pub(crate) fn wrong_key(&self) -> PathBuf {
+        let path = self.folder.path().join("wrong");
+        write_key(&path, 1);
+        path
+    }
+
+    /// The tool, to mount in the background.
+    pub(crate) fn command(&self, options: &[&str]) -> Command {
+        self.raw_command(&["{image}", "{dir}"], &[&["{key}"], options].concat())
+    }
+
+    /// The tool with these arguments; `{image}`, `{dir}` and `{key}` stand for this stage's.
+    pub(crate) fn raw_command(&self, places: &[&str], options: &[&str]) -> Command {
+        let mut command = Command::new(TOOL);
+        for argument in places.iter().chain(options) {
+            match *argument {
+                "{image}" => command.arg(&self.image),
+                "{dir}" => command.arg(self.point()),
+                "{key}" => command.arg("--key-file").arg(&self.key),
+                other => command.arg(other),
+            };
+        }
+        command.stdin(Stdio::null()).env_remove("SEFS_KEY_FILE");
+        command
+    }
+
+    /// Mounts in the foreground and waits until it is up.
+    pub(crate) fn mount(&self, options: &[&str]) -> Mount {
+        let point = self.point();
+        let mut child =
+            self.command(&[&["-f"], options].concat()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while line_of(&point).is_none() {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("it did not mount: {status}: {}", said_by(&mut child));
+            }
+            assert!(Instant::now() < deadline, "it does not come up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Mount { point, child }
+    }
+}
+
+impl Mount {
+    /// A path below the mount.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() { self.point.clone() } else { self.point.join(name) }
+    }
+
+    /// Its line in the mount table.
+    pub(crate) fn table_line(&self) -> Option<Line> {
+        line_of(&self.point)
+    }
+
+    /// As umount(8) does, and waits for the server.
+    pub(crate) fn umount(self) {
+        nix::mount::umount(&self.point).unwrap();
+        let ended = self.wait();
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+    }
+
+    /// Sends a signal and waits for the server.
+    pub(crate) fn signal(self, signal: Signal) -> Ended {
+        kill(self.pid(), signal).unwrap();
+        self.wait()
+    }
+
+    /// Ends the server as a crash would.
+    pub(crate) fn kill(self) {
+        kill(self.pid(), Signal::SIGKILL).unwrap();
+        drop(self);
+    }
+
+    /// Waits for the server.
+    pub(crate) fn wait(mut self) -> Ended {
+        let deadline = Instant::now() + PATIENCE;
+        let code = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status.code();
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Ended { code, said: said_by(&mut self.child), mounted: line_of(&self.point) }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if line_of(&self.point).is_some_and(|line| line.kind == "fuse.sefs") {
+            let _ = nix::mount::umount2(&self.point, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let point = self.folder.path().join("mount point");
+        while line_of(&point).is_some() && nix::mount::umount2(&point, MntFlags::MNT_DETACH).is_ok() {}
+    }
+}
+
+fn said_by(child: &mut Child) -> String {
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.as_mut() {
+        let _ = stderr.read_to_string(&mut said);
+    }
+    said
+}
+
+fn write_key(path: &Path, byte: u8) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::write(path, [byte; 32]).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn format(image: &Path, key: &Path) {
+    let id = VolumeId([7; 16]);
+    let args = KeyArgs { key_file: Some(key.to_path_buf()), ..KeyArgs::default() };
+    let env = Env::host();
+    let volume_key = VolumeKey::generate(&*env.rng).unwrap();
+    let slot = args.key_source(image).unwrap().slot_for(&volume_key, &id, &Argon2Cost::CHEAP).unwrap();
+    let options = FormatOptions {
+        size_bytes: 64 << 20,
+        volume_id: id.0,
+        label: String::new(),
+        slots: vec![slot],
+        anchor: None,
+        root: Owner { mode: 0o755, uid: 0, gid: 0 },
+    };
+    let file = fs::File::options().read(true).write(true).create_new(true).open(image).unwrap();
+    file.set_len(64 << 20).unwrap();
+    let backend: Arc<dyn Backend> = Arc::new(FileBackend::new(file).unwrap());
+    Volume::format(backend, &volume_key, &options, &env).unwrap();
+}
+
+/// The newest line of the mount table for a directory.
+fn line_of(point: &Path) -> Option<Line> {
+    let table = fs::read_to_string("/proc/mounts").unwrap();
+    let lines = table.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
+    lines
+        .filter(|fields| unescape(fields[1]) == point)
+        .map(|fields| Line {
+            source: unescape(fields[0]),
+            kind: fields[2].to_owned(),
+            options: fields[3].split(',').map(str::to_owned).collect(),
+        })
+        .next()
+}
+
+fn unescape(field: &str) -> PathBuf {
+    let mut parts = field.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(&part[..3], 8).unwrap());
+        bytes.extend(&part.as_bytes()[3..]);
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}

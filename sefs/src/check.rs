@@ -1,0 +1,226 @@
+//! The check of a whole volume: every invariant that the stored state must have, each with a finding of its own.
+//!
+//! It reads the volume by its own means, through the same doors for authentication as a mount, but without a mount's
+//! shortcuts; only whether the volume opens at all is asked of the store itself. It never writes.
+//!
+//! ```text
+//! image (header, slots, epochs) ─► log (replay) ─► walk (trees, data) ─► space (bitmaps, counts)
+//!                                                       └─► files (names, links, content)
+//! ```
+//! *Memory*: one bit for each block in use, 32 bytes for each inode and 24 for each directory entry, the log's records.
+//!
+//! *Bounds*: a node is visited once, however often it is named; everything else is bounded by what authenticated.
+
+mod files;
+mod finding;
+mod image;
+mod log;
+mod records;
+mod space;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod xattrs;
+
+use alloc::sync::Arc;
+
+pub use finding::{Finding, Severity};
+
+use self::files::Files;
+use self::image::Image;
+use self::space::Space;
+use crate::anchor::Anchor;
+use crate::backend::Backend;
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::format::{FILES_TREE, SYSTEM_TREE};
+use crate::keys::VolumeKey;
+use crate::store::{Store, StoreOptions};
+use crate::types::Generation;
+
+/// How to check.
+#[derive(Clone)]
+pub struct CheckOptions {
+    /// Also read every data block, and see whether it authenticates.
+    pub scrub: bool,
+    /// The volume's anchor.
+    pub anchor: Option<Arc<dyn Anchor>>,
+    /// Check an anchored volume without its anchor.
+    pub abandon_anchor: bool,
+    /// The volume id that must be found.
+    pub volume_id: Option<[u8; 16]>,
+    /// The budget of the mount that is tried, at least 4 MiB.
+    pub memory_bytes: usize,
+}
+
+impl Default for CheckOptions {
+    fn default() -> CheckOptions {
+        CheckOptions { scrub: false, anchor: None, abandon_anchor: false, volume_id: None, memory_bytes: 16 << 20 }
+    }
+}
+
+/// What a check tells while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// How far it is; `total` is an estimate.
+    Progress {
+        /// Units done.
+        done: u64,
+        /// Units in all; 0 if not known.
+        total: u64,
+        /// What is being done.
+        what: Stage,
+    },
+    /// Something does not hold.
+    Finding(Finding),
+}
+
+/// The parts of a check, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Header, slots, epochs and log.
+    Opening,
+    /// Trees, and with `scrub` data; the unit is a block.
+    Trees,
+    /// Allocation; the unit is a group.
+    Space,
+    /// Names and links; the unit is a directory entry.
+    Names,
+}
+
+impl Stage {
+    /// A word for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Opening => "opening",
+            Stage::Trees => "trees",
+            Stage::Space => "space",
+            Stage::Names => "names",
+        }
+    }
+}
+
+/// What a check has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckSummary {
+    /// Findings that are errors.
+    pub errors: u64,
+    /// Findings that are notes.
+    pub notes: u64,
+    /// The newest checkpoint.
+    pub generation: Generation,
+    /// Log groups that count.
+    pub groups: u64,
+    /// Tree nodes.
+    pub nodes: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Data blocks that files have.
+    pub data_blocks: u64,
+    /// Data blocks that were read.
+    pub scrubbed_blocks: u64,
+}
+
+/// Checks a volume that nobody has mounted, and tells `on` what it finds. It changes nothing.
+///
+/// Errors are those that keep it from looking: a wrong key, no volume, a host that cannot read the header, an anchor that
+/// is missing. What is wrong with the volume is a [`Finding`].
+pub fn check(
+    backend: Arc<dyn Backend>,
+    key: &VolumeKey,
+    options: &CheckOptions,
+    env: &Env,
+    on: &mut dyn FnMut(Event),
+) -> Result<CheckSummary> {
+    let mut report = Report::new(on);
+    report.stage(Stage::Opening, 0);
+    let opened = try_mount(backend.clone(), key, options, env)?;
+    if let Some(error) = opened {
+        report.found(Finding::Unmountable { error });
+    }
+    let Some(image) = Image::open(backend, key, env, &mut report)? else { return Ok(report.summary) };
+    report.summary.generation = image.checkpoint.generation;
+    let replay = log::replay(&image, &mut report)?;
+    report.summary.groups = replay.groups;
+    let (mut space, mut files) = (Space::new(&image), Files::new(&image, &replay));
+    let used = image.used_blocks();
+    let per_node = image.node_blocks();
+    let total = if options.scrub { used } else { image.checkpoint.nodes.saturating_mul(per_node) };
+    report.stage(Stage::Trees, total);
+    for tree in [SYSTEM_TREE, FILES_TREE] {
+        walk::tree(&image, tree, &replay, options.scrub, &mut space, &mut files, &mut report)?;
+    }
+    if files.incomplete {
+        report.found(Finding::Incomplete {});
+    }
+    report.stage(Stage::Space, image.geometry.groups());
+    space.finish(&image, &replay, files.incomplete, &mut report);
+    files.finish(&replay, &mut report);
+    Ok(report.summary)
+}
+
+/// Whether the volume opens, as a mount would open it. `Err` is what also keeps the check from looking.
+fn try_mount(backend: Arc<dyn Backend>, key: &VolumeKey, options: &CheckOptions, env: &Env) -> Result<Option<Error>> {
+    let options = StoreOptions {
+        read_only: true,
+        anchor: options.anchor.clone(),
+        abandon_anchor: options.abandon_anchor,
+        volume_id: options.volume_id,
+        memory_bytes: options.memory_bytes,
+    };
+    match Store::open(backend, key, &options, env) {
+        Ok(_) => Ok(None),
+        Err(error) => match error {
+            Error::Tampered(_) | Error::RolledBack(_) | Error::Corrupt(_) | Error::Posix(_) | Error::Latched(_) => {
+                Ok(Some(error))
+            }
+            Error::Malformed(_)
+            | Error::Incompatible(_)
+            | Error::Backend(_)
+            | Error::WrongKey
+            | Error::Rng
+            | Error::Anchor(_)
+            | Error::Invalid(_) => Err(error),
+        },
+    }
+}
+
+/// Counts findings and passes them on.
+struct Report<'a> {
+    on: &'a mut dyn FnMut(Event),
+    summary: CheckSummary,
+    what: Stage,
+    done: u64,
+    total: u64,
+    told: u64,
+}
+
+/// Progress is told that many times in a stage, at most.
+const STEPS: u64 = 1000;
+
+impl<'a> Report<'a> {
+    fn new(on: &'a mut dyn FnMut(Event)) -> Report<'a> {
+        Report { on, summary: CheckSummary::default(), what: Stage::Opening, done: 0, total: 0, told: 0 }
+    }
+
+    fn found(&mut self, finding: Finding) {
+        match finding.severity() {
+            Severity::Error => self.summary.errors += 1,
+            Severity::Note => self.summary.notes += 1,
+        }
+        (self.on)(Event::Finding(finding));
+    }
+
+    fn stage(&mut self, what: Stage, total: u64) {
+        (self.what, self.done, self.total, self.told) = (what, 0, total, 0);
+        (self.on)(Event::Progress { done: 0, total, what });
+    }
+
+    fn progress(&mut self, units: u64) {
+        self.done += units;
+        if self.done - self.told > (self.total / STEPS).max(64) {
+            self.told = self.done;
+            (self.on)(Event::Progress { done: self.done, total: self.total.max(self.done), what: self.what });
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The volume as it lies there: header, slots and epoch table, and the reading of everything that hangs on them.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::{Finding, Report};
+use crate::allocator::{Extent, Geometry};
+use crate::backend::Backend;
+use crate::env::Env;
+use crate::error::{BackendError, Corrupt, Error, Malformed, Result, Tampered};
+use crate::format::{
+    BlockLoc, BlockRef, CHECKPOINT_SLOTS, Checkpoint, HEADER_BLOCKS, HEADER_LEN, Header, VerifiedHeader,
+};
+use crate::keys::{OpenFault, OpenedSlot, VolumeKey};
+use crate::node::Node;
+use crate::sealer::{OpenFailure, Sealer};
+use crate::tree::{NodeReader, Root};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation};
+
+/// An opened volume: nothing of it is taken over from a mount.
+pub(super) struct Image {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) sealer: Sealer,
+    pub(super) geometry: Geometry,
+    pub(super) ring_start: u64,
+    pub(super) ring_blocks: u64,
+    pub(super) node_size: usize,
+    /// The newest checkpoint.
+    pub(super) checkpoint: Checkpoint,
+    /// The tag of the slot that holds it.
+    pub(super) slot_tag: crate::suite::Tag,
+    /// The epoch table's counts.
+    pub(super) epochs: BTreeMap<EpochId, u64>,
+}
+
+impl Image {
+    /// Opens the volume; `None` if too little of it authenticates to look further.
+    pub(super) fn open(
+        backend: Arc<dyn Backend>,
+        key: &VolumeKey,
+        env: &Env,
+        report: &mut Report<'_>,
+    ) -> Result<Option<Image>> {
+        let copies = headers(&*backend, key, env, report)?;
+        let Some((header, verified)) = copies.first() else {
+            report.found(Finding::Unmountable { error: Tampered::Header.into() });
+            return Ok(None);
+        };
+        let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, verified);
+        let Some(slot) = newest_slot(&*backend, &sealer, report)? else { return Ok(None) };
+        let checkpoint = slot.checkpoint;
+        check_accepted(&copies, &checkpoint, report);
+        let geometry = Geometry::new(header.total_blocks, header.ring_start.0, header.ring_blocks)?;
+        if checkpoint.alloc_levels != geometry.levels() {
+            let (stored, expected) = (checkpoint.alloc_levels, geometry.levels());
+            report.found(Finding::AllocLevels { stored, expected });
+        }
+        load_epochs(&*backend, &sealer, &geometry, &checkpoint, report);
+        let epochs = sealer.epochs().into_iter().collect();
+        let node_size = usize::try_from(header.node_size_bytes).map_err(|_| Malformed::HeaderField("node size"))?;
+        Ok(Some(Image {
+            backend,
+            sealer,
+            geometry,
+            ring_start: header.ring_start.0,
+            ring_blocks: header.ring_blocks,
+            node_size,
+            checkpoint,
+            slot_tag: slot.tag,
+            epochs,
+        }))
+    }
+
+    pub(super) fn root(&self, tree: u32) -> Option<Root> {
+        let root = self.checkpoint.root(tree)?;
+        Some(Root { reference: root.reference?, level: root.level })
+    }
+
+    pub(super) fn node_blocks(&self) -> u64 {
+        u64::try_from(self.node_size / BLOCK_SIZE).unwrap_or(1)
+    }
+
+    /// Blocks that the checkpoint says are in use: an estimate of what there is to do.
+    pub(super) fn used_blocks(&self) -> u64 {
+        let empty = self.geometry.free_blocks(&crate::format::AllocEntry::default());
+        empty.saturating_sub(self.checkpoint.free_blocks)
+    }
+
+    pub(super) fn is_usable(&self, addr: BlockAddr, blocks: u64) -> bool {
+        self.geometry.is_usable(Extent { addr, blocks })
+    }
+
+    /// Sealed bytes, copied out of the host's memory once.
+    pub(super) fn read_bytes(&self, addr: BlockAddr, len_bytes: usize) -> core::result::Result<Vec<u8>, BackendError> {
+        Ok(self.backend.read_at(addr.0 * BLOCK_SIZE_U64, len_bytes)?.bytes().to_vec())
+    }
+
+    /// The plaintext of a data block that stands at `addr`, its home or a place in the ring.
+    pub(super) fn open_block(&self, loc: &BlockLoc, sealed: &[u8]) -> Option<Box<[u8; BLOCK_SIZE]>> {
+        let mut block = Box::new([0; BLOCK_SIZE]);
+        block.copy_from_slice(sealed.get(..BLOCK_SIZE)?);
+        self.sealer.open_data(loc, &mut block).ok().map(|()| block)
+    }
+}
+
+impl NodeReader for Image {
+    fn read(&self, level: u8, reference: &BlockRef) -> Result<Arc<Node>> {
+        let addr = reference.addr;
+        let mut bytes = self.read_bytes(addr, self.node_size)?;
+        self.sealer.open_node(level, reference, &mut bytes).map_err(|failure| match failure {
+            OpenFailure::UnknownEpoch(epoch) => Error::from(Corrupt::UnknownEpoch(epoch)),
+            OpenFailure::Auth => Tampered::Node { addr, level }.into(),
+        })?;
+        let node = Node::decode(bytes, level, self.node_size).map_err(|why| Corrupt::Node(addr, why))?;
+        Ok(Arc::new(node))
+    }
+}
+
+/// The header's copies that authenticate, the primary first. What keeps all of them from it is an error.
+fn headers(
+    backend: &dyn Backend,
+    key: &VolumeKey,
+    env: &Env,
+    report: &mut Report<'_>,
+) -> Result<Vec<(Header, VerifiedHeader)>> {
+    let read = |offset: u64| backend.read_at(offset, HEADER_LEN).map(|buf| buf.bytes().to_vec());
+    let mut copies = Vec::new();
+    let primary = read(0)?;
+    match key.verify_header(&*env.suite, &primary) {
+        Ok(copy) => copies.push(copy),
+        Err(error) => {
+            report.found(Finding::HeaderCopy { replica: false });
+            // The replica's place is only known from a header. A damaged one still may tell it, and lies at worst.
+            let len = Header::decode(&primary).map(|header| header.total_blocks * BLOCK_SIZE_U64);
+            let len = len.or_else(|_| backend.len_bytes())?;
+            let at = (len / BLOCK_SIZE_U64).saturating_sub(HEADER_BLOCKS) * BLOCK_SIZE_U64;
+            let replica = read(at).map_err(Error::from).and_then(|bytes| key.verify_header(&*env.suite, &bytes));
+            copies.push(replica.map_err(|_| error)?);
+            return Ok(copies);
+        }
+    }
+    let at = (copies[0].0.total_blocks - HEADER_BLOCKS) * BLOCK_SIZE_U64;
+    match read(at).map_err(Error::from).and_then(|bytes| key.verify_header(&*env.suite, &bytes)) {
+        Ok(replica) => {
+            if replica.1.digest() != copies[0].1.digest() {
+                let (primary, replica) = (copies[0].0.generation, replica.0.generation);
+                report.found(Finding::HeaderCopiesDiffer { primary, replica });
+            }
+            copies.push(replica);
+        }
+        Err(_) => report.found(Finding::HeaderCopy { replica: true }),
+    }
+    Ok(copies)
+}
+
+fn check_accepted(copies: &[(Header, VerifiedHeader)], checkpoint: &Checkpoint, report: &mut Report<'_>) {
+    let accepted = &checkpoint.accepted_headers;
+    if accepted.len() > 1 {
+        report.found(Finding::HeaderChangePending {});
+    }
+    if let Some((header, _)) = copies.first()
+        && !copies.iter().any(|(_, verified)| accepted.contains(verified.digest()))
+    {
+        report.found(Finding::HeaderNotAccepted { generation: header.generation });
+    }
+}
+
+fn newest_slot(backend: &dyn Backend, sealer: &Sealer, report: &mut Report<'_>) -> Result<Option<OpenedSlot>> {
+    let mut slots: Vec<OpenedSlot> = Vec::new();
+    for (index, addr) in (0u8..).zip(CHECKPOINT_SLOTS) {
+        let mut bytes = Box::new([0; BLOCK_SIZE]);
+        bytes.copy_from_slice(backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?.bytes());
+        match sealer.open_checkpoint(index, &bytes) {
+            Ok(slot) => slots.push(slot),
+            Err(OpenFault::Auth) => report.found(Finding::SlotDamaged { index }),
+            Err(OpenFault::Corrupt(why)) => report.found(Finding::SlotCorrupt { index, why }),
+        }
+    }
+    slots.sort_by_key(|slot| slot.checkpoint.generation);
+    let newest = slots.pop();
+    if let (Some(newest), Some(older)) = (&newest, slots.pop()) {
+        let follows = newest.checkpoint.generation.0 == older.checkpoint.generation.0 + 1;
+        if !follows || newest.checkpoint.previous_salt != older.salt {
+            let (newest, older) = (newest.checkpoint.generation, older.checkpoint.generation);
+            report.found(Finding::SlotOrder { newest, older });
+        }
+    }
+    Ok(newest)
+}
+
+fn load_epochs(
+    backend: &dyn Backend,
+    sealer: &Sealer,
+    geometry: &Geometry,
+    checkpoint: &Checkpoint,
+    report: &mut Report<'_>,
+) {
+    for (index, page) in (0u32..).zip(&checkpoint.epoch_pages) {
+        let mut bytes = Box::new([0; BLOCK_SIZE]);
+        let usable = geometry.is_usable(Extent { addr: page.addr, blocks: 1 });
+        let read = usable.then(|| backend.read_at(page.addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE));
+        match read {
+            None => report.found(Finding::Address { addr: page.addr }),
+            Some(Err(failure)) => report.found(Finding::Unreadable { addr: page.addr, errno: failure.errno }),
+            Some(Ok(buf)) => {
+                bytes.copy_from_slice(buf.bytes());
+                if sealer.open_epoch_page(index, &bytes, &page.tag).is_err() {
+                    report.found(Finding::EpochPage { index });
+                }
+            }
+        }
+    }
+    let found = sealer.epochs().len();
+    if usize::try_from(checkpoint.epoch_count) != Ok(found) {
+        let found = u64::try_from(found).unwrap_or(u64::MAX);
+        report.found(Finding::EpochCount { stored: checkpoint.epoch_count, found });
+    }
+}
+
+/// Whether something may claim to be written by `birth`, seen from a checkpoint and the log above it.
+pub(super) fn is_born(birth: Generation, checkpoint: Generation, logged: bool) -> bool {
+    birth <= checkpoint || (logged && birth.0 == checkpoint.0 + 1)
+}

@@ -1,0 +1,472 @@
+//! Space: every block that something refers to, against the bitmaps, the counts, and the epochs' counts.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+
+use super::image::{Image, is_born};
+use super::log::Replay;
+use super::{Finding, Report};
+use crate::format::{
+    ALLOC_ENTRY_LEN, ALLOC_FANOUT, AllocEntry, BlockRef, BlockState, Chunk, Key, LIVE_UNKNOWN, SpaceRecord,
+};
+use crate::sealer::OpenFailure;
+use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, GROUP_BLOCKS, ObjectId};
+
+const WORDS: usize = BLOCK_SIZE / 8;
+const FANOUT: u64 = 64;
+/// Homes that every group but the first starts with.
+const HOME_BLOCKS: u64 = 16;
+const QUAD_BLOCKS: u64 = 4;
+
+/// One group's bits; bit i is its block i.
+type Bits = [u64; WORDS];
+
+/// A set of blocks, with memory for those groups only that have some.
+#[derive(Default)]
+struct Seen(BTreeMap<u64, Box<Bits>>);
+
+impl Seen {
+    /// Adds a block; false if it was there.
+    fn add(&mut self, addr: BlockAddr) -> bool {
+        let (group, word, bit) = place(addr);
+        let bits = self.0.entry(group).or_insert_with(|| Box::new([0; WORDS]));
+        let new = bits[word] & bit == 0;
+        bits[word] |= bit;
+        new
+    }
+
+    fn has(&self, addr: BlockAddr) -> bool {
+        let (group, word, bit) = place(addr);
+        self.0.get(&group).is_some_and(|bits| bits[word] & bit != 0)
+    }
+}
+
+fn place(addr: BlockAddr) -> (u64, usize, u64) {
+    let within = addr.0 % GROUP_BLOCKS;
+    // Below 512, for a group has 32,768 blocks.
+    let word = usize::try_from(within / 64).unwrap_or(0);
+    (addr.0 / GROUP_BLOCKS, word, 1 << (within % 64))
+}
+
+/// What the trees and the log refer to.
+pub(super) struct Space {
+    /// Blocks that the newest checkpoint reaches.
+    stored: Seen,
+    /// Data blocks that the log gives to files since.
+    logged: Seen,
+    /// What is sealed with each epoch, and one place of it.
+    live: BTreeMap<EpochId, (u64, BlockAddr)>,
+    nodes: u64,
+    unwritten: u64,
+    /// The object whose chunks are being seen, and its blocks so far.
+    object: Option<(ObjectId, u64)>,
+}
+
+/// Free blocks and quads.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Free {
+    blocks: u64,
+    quads: u64,
+}
+
+impl Space {
+    pub(super) fn new(image: &Image) -> Space {
+        let mut space = Space {
+            stored: Seen::default(),
+            logged: Seen::default(),
+            live: BTreeMap::new(),
+            nodes: 0,
+            unwritten: 0,
+            object: None,
+        };
+        for page in &image.checkpoint.epoch_pages {
+            space.stored.add(page.addr);
+        }
+        space
+    }
+
+    /// A node is referred to; false if it must not be looked at.
+    pub(super) fn node(&mut self, image: &Image, reference: &BlockRef, report: &mut Report<'_>) -> bool {
+        let (first, blocks) = (reference.addr, image.node_blocks());
+        if !image.is_usable(first, blocks) {
+            report.found(Finding::Address { addr: first });
+            return false;
+        }
+        let twice = (first.0..first.0 + blocks).map(BlockAddr).filter(|addr| !self.stored.add(*addr)).min();
+        if let Some(addr) = twice {
+            report.found(Finding::ReferredTwice { addr });
+            return false;
+        }
+        self.nodes += 1;
+        self.lives(reference.epoch, first);
+        true
+    }
+
+    /// A stored chunk.
+    pub(super) fn chunk(&mut self, image: &Image, key: Key, chunk: &Chunk, incomplete: bool, report: &mut Report<'_>) {
+        let object = ObjectId(key.object);
+        if self.object.is_none_or(|(current, _)| current != object) {
+            self.end_object(incomplete, report);
+            self.object = Some((object, 0));
+        }
+        for (_, state) in chunk.iter() {
+            match state {
+                BlockState::Absent => continue,
+                BlockState::Unwritten => self.unwritten += 1,
+                BlockState::Data(loc) => {
+                    self.lives(loc.epoch, loc.addr);
+                    if !image.is_usable(loc.addr, 1) {
+                        report.found(Finding::Address { addr: loc.addr });
+                    } else if !self.stored.add(loc.addr) {
+                        report.found(Finding::ReferredTwice { addr: loc.addr });
+                    }
+                    if !is_born(loc.birth, image.checkpoint.generation, false) {
+                        report.found(Finding::Birth { addr: loc.addr, birth: loc.birth });
+                    }
+                }
+            }
+            if let Some((_, used)) = &mut self.object {
+                *used += 1;
+            }
+        }
+    }
+
+    /// An object's stored space record.
+    pub(super) fn record(&mut self, key: Key, record: SpaceRecord, incomplete: bool, report: &mut Report<'_>) {
+        let object = ObjectId(key.object);
+        let found = match self.object {
+            Some((current, used)) if current == object => {
+                self.object = None;
+                used
+            }
+            _ => 0,
+        };
+        if record.data_blocks != found && !incomplete {
+            report.found(Finding::Space { object, stored: record.data_blocks, found });
+        }
+    }
+
+    /// No more chunks of the object follow, nor its space record.
+    pub(super) fn end_object(&mut self, incomplete: bool, report: &mut Report<'_>) {
+        if let Some((object, found)) = self.object.take()
+            && found > 0
+            && !incomplete
+        {
+            report.found(Finding::Space { object, stored: 0, found });
+        }
+    }
+
+    /// Compares everything with what the checkpoint and the allocation pages say.
+    pub(super) fn finish(mut self, image: &Image, replay: &Replay, incomplete: bool, report: &mut Report<'_>) {
+        self.logged_data(image, replay, report);
+        let checkpoint = &image.checkpoint;
+        let levels = image.geometry.levels();
+        let mut pages = Pages { image, space: &mut self, incomplete, unopened: false };
+        let free = pages.page(levels, 0, &checkpoint.alloc_root, report);
+        let unopened = pages.unopened;
+        if free.blocks != checkpoint.free_blocks && !unopened {
+            report.found(Finding::FreeBlocks { stored: checkpoint.free_blocks, found: free.blocks });
+        }
+        if incomplete {
+            return;
+        }
+        if checkpoint.nodes != self.nodes {
+            report.found(Finding::NodeCount { stored: checkpoint.nodes, found: self.nodes });
+        }
+        if checkpoint.unwritten_blocks != self.unwritten {
+            report.found(Finding::Unwritten { stored: checkpoint.unwritten_blocks, found: self.unwritten });
+        }
+        if !unopened {
+            self.check_epochs(image, report);
+        }
+    }
+
+    /// Data blocks that only the log names: at places that were free.
+    fn logged_data(&mut self, image: &Image, replay: &Replay, report: &mut Report<'_>) {
+        let known: BTreeMap<EpochId, u64> = image.sealer.epochs().into_iter().collect();
+        for (_, loc) in replay.data() {
+            if !image.is_usable(loc.addr, 1) {
+                report.found(Finding::Address { addr: loc.addr });
+            } else if self.stored.has(loc.addr) || !self.logged.add(loc.addr) {
+                report.found(Finding::ReferredTwice { addr: loc.addr });
+            }
+            if !known.contains_key(&loc.epoch) {
+                report.found(Finding::UnknownEpoch { epoch: loc.epoch, addr: loc.addr });
+            }
+            if !is_born(loc.birth, image.checkpoint.generation, true) {
+                report.found(Finding::Birth { addr: loc.addr, birth: loc.birth });
+            }
+        }
+    }
+
+    fn check_epochs(&self, image: &Image, report: &mut Report<'_>) {
+        for (&epoch, &(_, addr)) in &self.live {
+            if !image.epochs.contains_key(&epoch) {
+                report.found(Finding::UnknownEpoch { epoch, addr });
+            }
+        }
+        for (&epoch, &stored) in image.epochs.iter().filter(|(_, stored)| **stored != LIVE_UNKNOWN) {
+            let found = self.live.get(&epoch).map_or(0, |(count, _)| *count);
+            if stored < found {
+                report.found(Finding::EpochLiveLow { epoch, stored, found });
+            }
+            if stored > found {
+                report.found(Finding::EpochLiveHigh { epoch, stored, found });
+            }
+        }
+    }
+
+    fn lives(&mut self, epoch: EpochId, addr: BlockAddr) {
+        self.live.entry(epoch).or_insert((0, addr)).0 += 1;
+    }
+}
+
+/// The walk over the allocation pages.
+struct Pages<'a> {
+    image: &'a Image,
+    space: &'a mut Space,
+    /// Not everything that refers to blocks was seen.
+    incomplete: bool,
+    /// A page did not open, so sums and epochs' counts are not known.
+    unopened: bool,
+}
+
+impl Pages<'_> {
+    /// Checks a page and all below it. No deeper than the levels of the volume's size, 4 at most.
+    fn page(&mut self, level: u8, index: u64, entry: &AllocEntry, report: &mut Report<'_>) -> Free {
+        let group = index.saturating_mul(span(level));
+        if group >= self.image.geometry.groups() {
+            if entry.present {
+                report.found(Finding::AllocPageCorrupt { group, level, why: "it covers groups that do not exist" });
+            }
+            return Free::default();
+        }
+        if level == 0 {
+            report.progress(1);
+        }
+        if !entry.present {
+            return self.absent(level, index, report);
+        }
+        let stated = Free { blocks: entry.free_blocks, quads: u64::from(entry.free_quads) };
+        let Some(bytes) = self.open(level, group, entry, report) else {
+            self.unopened = true;
+            return stated;
+        };
+        let found = if level == 0 {
+            self.bitmap(group, &words(&bytes), report)
+        } else {
+            self.summary(level, index, &bytes, report)
+        };
+        let quads = u64::from(u32::try_from(found.quads).unwrap_or(u32::MAX));
+        if stated != (Free { quads, ..found }) {
+            report.found(Finding::AllocCounts { group, level, stored: stated.blocks, found: found.blocks });
+        }
+        stated
+    }
+
+    fn open(
+        &mut self,
+        level: u8,
+        group: u64,
+        entry: &AllocEntry,
+        report: &mut Report<'_>,
+    ) -> Option<alloc::vec::Vec<u8>> {
+        let addr = self.image.geometry.home(level, group, entry.home);
+        self.space.lives(entry.epoch, addr);
+        let mut bytes = match self.image.read_bytes(addr, BLOCK_SIZE) {
+            Ok(bytes) => bytes,
+            Err(failure) => {
+                report.found(Finding::Unreadable { addr, errno: failure.errno });
+                return None;
+            }
+        };
+        match self.image.sealer.open_alloc_page(level, entry, &mut bytes) {
+            Ok(()) => Some(bytes),
+            Err(OpenFailure::Auth) => {
+                report.found(Finding::AllocPageTampered { group, level });
+                None
+            }
+            Err(OpenFailure::UnknownEpoch(epoch)) => {
+                report.found(Finding::UnknownEpoch { epoch, addr });
+                None
+            }
+        }
+    }
+
+    fn summary(&mut self, level: u8, index: u64, bytes: &[u8], report: &mut Report<'_>) -> Free {
+        let group = index.saturating_mul(span(level));
+        let mut sum = Free::default();
+        let (entries, _) = bytes.as_chunks::<ALLOC_ENTRY_LEN>();
+        for (child, bytes) in (index * FANOUT..).zip(entries.iter().take(ALLOC_FANOUT)) {
+            match AllocEntry::decode(bytes) {
+                Ok(entry) => {
+                    let below = self.page(level - 1, child, &entry, report);
+                    sum.blocks = sum.blocks.saturating_add(below.blocks);
+                    sum.quads = sum.quads.saturating_add(below.quads);
+                }
+                Err(why) => {
+                    self.unopened = true;
+                    report.found(Finding::AllocPageCorrupt { group, level, why });
+                }
+            }
+        }
+        sum
+    }
+
+    /// A page that was never written: nothing below it may be in use.
+    fn absent(&mut self, level: u8, index: u64, report: &mut Report<'_>) -> Free {
+        let groups = self.image.geometry.groups();
+        let first = index.saturating_mul(span(level));
+        let end = first.saturating_add(span(level)).min(groups);
+        if level > 0 {
+            report.progress(end - first);
+        }
+        let used: alloc::vec::Vec<u64> = self.space.stored.0.range(first..end).map(|(group, _)| *group).collect();
+        for group in used {
+            self.compare(group, &self.reserved(group), report);
+        }
+        let mut free = Free::default();
+        let mut plain = end - first;
+        for group in [Some(0), (groups > 1).then(|| groups - 1)].into_iter().flatten() {
+            if (first..end).contains(&group) {
+                let special = free_in(&self.reserved(group));
+                free.blocks += special.blocks;
+                free.quads += special.quads;
+                plain -= 1;
+            }
+        }
+        free.blocks += plain * (GROUP_BLOCKS - HOME_BLOCKS);
+        free.quads += plain * ((GROUP_BLOCKS - HOME_BLOCKS) / QUAD_BLOCKS);
+        free
+    }
+
+    fn bitmap(&mut self, group: u64, bits: &Bits, report: &mut Report<'_>) -> Free {
+        let reserved = self.reserved(group);
+        if reserved.iter().zip(bits).any(|(reserved, bits)| reserved & !bits != 0) {
+            report.found(Finding::AllocPageCorrupt { group, level: 0, why: "a reserved block is marked free" });
+        }
+        self.compare(group, bits, report);
+        free_in(bits)
+    }
+
+    /// Compares a group's bitmap with what refers to its blocks.
+    fn compare(&mut self, group: u64, bits: &Bits, report: &mut Report<'_>) {
+        let none = [0; WORDS];
+        let reserved = self.reserved(group);
+        let stored = self.space.stored.0.get(&group).map_or(&none, |bits| bits);
+        let logged = self.space.logged.0.get(&group).map_or(&none, |bits| bits);
+        let combine = |f: fn([u64; 4]) -> u64| {
+            let mut out = Box::new([0; WORDS]);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = f([bits[i], reserved[i], stored[i], logged[i]]);
+            }
+            out
+        };
+        runs(&combine(|[bits, _, stored, _]| stored & !bits), group, |addr, blocks| {
+            report.found(Finding::NotAllocated { addr, blocks });
+        });
+        if self.incomplete {
+            return;
+        }
+        runs(
+            &combine(|[bits, reserved, stored, logged]| bits & logged & !reserved & !stored),
+            group,
+            |addr, blocks| {
+                report.found(Finding::LogTookUsed { addr, blocks });
+            },
+        );
+        runs(
+            &combine(|[bits, reserved, stored, logged]| bits & !reserved & !stored & !logged),
+            group,
+            |addr, blocks| {
+                report.found(Finding::Leaked { addr, blocks });
+            },
+        );
+    }
+
+    /// The blocks of a group that may never be used.
+    fn reserved(&self, group: u64) -> Box<Bits> {
+        let mut bits = Box::new([0; WORDS]);
+        let special = group == 0 || group + 1 == self.image.geometry.groups();
+        for within in 0..if special { GROUP_BLOCKS } else { HOME_BLOCKS } {
+            let addr = BlockAddr(group * GROUP_BLOCKS + within);
+            if !self.image.is_usable(addr, 1) {
+                let (_, word, bit) = place(addr);
+                bits[word] |= bit;
+            }
+        }
+        bits
+    }
+}
+
+/// Groups below one page of a level.
+fn span(level: u8) -> u64 {
+    FANOUT.saturating_pow(u32::from(level))
+}
+
+fn words(bytes: &[u8]) -> Box<Bits> {
+    let mut bits = Box::new([0; WORDS]);
+    for (word, bytes) in bits.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    bits
+}
+
+fn free_in(bits: &Bits) -> Free {
+    let mut free = Free::default();
+    for word in bits {
+        free.blocks += u64::from(word.count_zeros());
+        // After this, the lowest bit of each four tells whether one of them is set.
+        let pairs = word | word >> 1;
+        let quads = pairs | pairs >> 2;
+        free.quads += u64::from((!quads & 0x1111_1111_1111_1111).count_ones());
+    }
+    free
+}
+
+/// Runs of set bits, as blocks.
+fn runs(bits: &Bits, group: u64, mut found: impl FnMut(BlockAddr, u64)) {
+    if bits.iter().all(|word| *word == 0) {
+        return;
+    }
+    let mut start = None;
+    for within in 0..=GROUP_BLOCKS {
+        let addr = BlockAddr(group * GROUP_BLOCKS + within);
+        let (_, word, bit) = place(addr);
+        let set = within < GROUP_BLOCKS && bits[word] & bit != 0;
+        match (set, start) {
+            (true, None) => start = Some(addr),
+            (false, Some(first)) => {
+                found(first, addr.0 - first.0);
+                start = None;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quads_are_aligned_fours_of_clear_bits() {
+        let mut bits = [0; WORDS];
+        assert!(free_in(&bits) == Free { blocks: 32_768, quads: 8_192 });
+        bits[0] = 0b1000_0000_0001_1000;
+        assert!(free_in(&bits) == Free { blocks: 32_765, quads: 8_189 });
+        bits = [u64::MAX; WORDS];
+        assert!(free_in(&bits) == Free::default());
+    }
+
+    #[test]
+    fn runs_cross_words_and_end_with_the_group() {
+        let mut bits = [0; WORDS];
+        bits[0] = 1 << 63 | 1;
+        bits[1] = 1;
+        bits[WORDS - 1] = 1 << 63;
+        let mut found = alloc::vec::Vec::new();
+        runs(&bits, 1, |addr, blocks| found.push((addr.0 - GROUP_BLOCKS, blocks)));
+        assert_eq!(found, [(0, 1), (63, 2), (32_767, 1)]);
+    }
+}

@@ -1,0 +1,178 @@
+//! The walk over a tree: its nodes, its records with the log's changes over them, and their data blocks.
+
+use super::files::Files;
+use super::image::{Image, is_born};
+use super::log::{Replay, ring_addr};
+use super::records::{Merged, Overlay, Stored};
+use super::space::Space;
+use super::{Finding, Report};
+use crate::error::{Corrupt, Error, Result, Tampered};
+use crate::format::{BlockLoc, BlockState, Chunk, Key, Kind, SYSTEM_TREE, SpaceRecord};
+use crate::node::Node;
+use crate::tree::{self, Place, Visitor};
+use crate::types::{BLOCK_SIZE, BlockAddr, CHUNK_BLOCKS, ObjectId};
+
+/// Walks one tree.
+pub(super) fn tree(
+    image: &Image,
+    tree: u32,
+    replay: &Replay,
+    scrub: bool,
+    space: &mut Space,
+    files: &mut Files,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let system = tree == SYSTEM_TREE;
+    let mut walk = Walk { image, replay, system, scrub, overlay: Overlay::new(replay, system), space, files, report };
+    tree::walk(image, image.root(tree), &mut walk)?;
+    while let Some((key, merged)) = walk.overlay.before(None) {
+        walk.merged(key, &merged);
+    }
+    walk.space.end_object(walk.files.incomplete, walk.report);
+    if system {
+        walk.files.end_system();
+    }
+    Ok(())
+}
+
+struct Walk<'a, 'b, 'on> {
+    image: &'a Image,
+    replay: &'a Replay,
+    system: bool,
+    scrub: bool,
+    overlay: Overlay<'a>,
+    space: &'b mut Space,
+    files: &'b mut Files,
+    report: &'b mut Report<'on>,
+}
+
+impl Visitor for Walk<'_, '_, '_> {
+    fn enter(&mut self, place: &Place) -> Result<bool> {
+        let reference = &place.reference;
+        self.report.progress(self.image.node_blocks());
+        if !is_born(reference.birth, self.image.checkpoint.generation, false) {
+            self.report.found(Finding::Birth { addr: reference.addr, birth: reference.birth });
+        }
+        let new = self.space.node(self.image, reference, self.report);
+        self.files.incomplete |= !new;
+        Ok(new)
+    }
+
+    fn node(&mut self, place: &Place, node: core::result::Result<&Node, &Error>) -> Result<()> {
+        let addr = place.reference.addr;
+        match node {
+            Ok(node) => {
+                self.report.summary.nodes += 1;
+                if place.level == 0 {
+                    (0..node.len()).for_each(|i| self.stored(node.key(i), node.value(i)));
+                }
+                return Ok(());
+            }
+            Err(error) => self.report.found(match error {
+                Error::Tampered(Tampered::Node { addr, level }) => Finding::NodeTampered { addr: *addr, level: *level },
+                Error::Corrupt(Corrupt::UnknownEpoch(epoch)) => Finding::UnknownEpoch { epoch: *epoch, addr },
+                Error::Corrupt(Corrupt::Node(addr, why)) => Finding::NodeCorrupt { addr: *addr, why },
+                Error::Corrupt(Corrupt::NodeLevel(addr)) => Finding::NodeCorrupt { addr: *addr, why: "its level" },
+                Error::Backend(failure) => Finding::Unreadable { addr, errno: failure.errno },
+                other => return Err(other.clone()),
+            }),
+        }
+        self.files.incomplete = true;
+        Ok(())
+    }
+}
+
+impl Walk<'_, '_, '_> {
+    fn stored(&mut self, key: Key, value: &[u8]) {
+        while let Some((key, merged)) = self.overlay.before(Some(key)) {
+            self.merged(key, &merged);
+        }
+        if (key.object == 0) != self.system {
+            return self.report.found(misplaced(key));
+        }
+        let mut chunk = None;
+        match key.kind {
+            Kind::Extent => match Chunk::decode(value) {
+                Ok(stored) => {
+                    self.space.chunk(self.image, key, &stored, self.files.incomplete, self.report);
+                    chunk = Some(stored);
+                }
+                Err(why) => return self.report.found(corrupt(key, why)),
+            },
+            Kind::Space => match SpaceRecord::decode(value) {
+                Ok(record) => self.space.record(key, record, self.files.incomplete, self.report),
+                Err(why) => return self.report.found(corrupt(key, why)),
+            },
+            _ => {}
+        }
+        let stored = chunk.as_ref().map_or(Stored::Value(value), Stored::Chunk);
+        if let Some(merged) = self.overlay.over(key, stored) {
+            self.merged(key, &merged);
+        }
+    }
+
+    fn merged(&mut self, key: Key, merged: &Merged<'_>) {
+        match merged {
+            Merged::Value(value) => self.files.record(key, value, self.report),
+            Merged::Chunk(chunk) => {
+                let content = self.files.chunk(key, chunk, self.report);
+                if content {
+                    self.report.summary.data_blocks += u64::from(chunk.data_blocks());
+                    if self.scrub {
+                        self.scrub(key, chunk);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads a chunk's data blocks, neighbours at once.
+    fn scrub(&mut self, key: Key, chunk: &Chunk) {
+        let mut run: alloc::vec::Vec<(u64, BlockLoc, BlockAddr)> = alloc::vec::Vec::new();
+        for (index, state) in chunk.iter() {
+            let BlockState::Data(loc) = state else { continue };
+            if !self.image.is_usable(loc.addr, 1) {
+                continue;
+            }
+            let place = self.replay.ring.get(&loc.addr).map_or(loc.addr, |lsn| ring_addr(self.image, *lsn));
+            if run.last().is_some_and(|(_, _, last)| last.0 + 1 != place.0) {
+                self.scrub_run(key, &run);
+                run.clear();
+            }
+            run.push((key.offset.saturating_mul(CHUNK_BLOCKS) + u64::from(index), loc, place));
+        }
+        self.scrub_run(key, &run);
+    }
+
+    fn scrub_run(&mut self, key: Key, run: &[(u64, BlockLoc, BlockAddr)]) {
+        let Some(&(_, _, addr)) = run.first() else { return };
+        let object = ObjectId(key.object);
+        self.report.progress(u64::try_from(run.len()).unwrap_or(0));
+        let bytes = match self.image.read_bytes(addr, run.len() * BLOCK_SIZE) {
+            Ok(bytes) => bytes,
+            Err(failure) => return self.report.found(Finding::Unreadable { addr, errno: failure.errno }),
+        };
+        for (sealed, &(block, loc, _)) in bytes.chunks_exact(BLOCK_SIZE).zip(run) {
+            self.report.summary.scrubbed_blocks += 1;
+            match self.image.open_block(&loc, sealed) {
+                None => self.report.found(Finding::DataTampered { addr: loc.addr, object, block }),
+                Some(plain) => {
+                    let tail = self.files.bytes_in_block(block);
+                    if tail.is_some_and(|used| plain[used..].iter().any(|&byte| byte != 0)) {
+                        self.report.found(Finding::TailNotZero { object });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A record that does not decode.
+pub(super) fn corrupt(key: Key, why: &'static str) -> Finding {
+    Finding::RecordCorrupt { object: ObjectId(key.object), kind: key.kind.into(), why }
+}
+
+/// A record where none of its kind belongs.
+pub(super) fn misplaced(key: Key) -> Finding {
+    Finding::RecordMisplaced { object: ObjectId(key.object), kind: key.kind.into(), offset: key.offset }
+}

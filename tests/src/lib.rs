@@ -1,0 +1,23 @@
+//! What the campaigns share: a model of POSIX, a backend that remembers, a host that fails, a ledger of nonces.
+//!
+//! ```text
+//! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
+//!           ├─► play ──────► world ─► ledger
+//!           └─► vault, faulty ──────► recorder ─► disk; seed, watchdog
+//! ```
+pub mod content;
+pub mod disk;
+pub mod faulty;
+pub mod history;
+pub mod ledger;
+pub mod model;
+pub mod op;
+pub mod play;
+pub mod recorder;
+pub mod seed;
+pub mod stage;
+pub mod tree;
+pub mod vault;
+pub mod walk;
+pub mod watchdog;
+pub mod world;

@@ -1,0 +1,66 @@
+//! Every sequence of operations gives the same answers and the same tree as the model of POSIX, over clean remounts,
+//! crashes after a sync, small memory and small volumes.
+
+use proptest::test_runner::{Config, TestCaseError, TestError};
+use sefs::vfs::OpenOptions;
+use sefs_tests::op::{Op, Profile, runner, sequence, sequences};
+use sefs_tests::seed::{scaled, seed};
+use sefs_tests::stage::Stage;
+use sefs_tests::world::small_memory;
+
+const ORDINARY: Profile = Profile { atomic: false, largest: 600_000, huge: true, remounts: true };
+
+fn check(test: &str, profile: Profile, size_bytes: u64, options: &OpenOptions, cases: usize, len: usize) {
+    let seed = seed(test, 1);
+    let cases = u32::try_from(scaled(cases, cases * 100)).expect("a sane number of cases");
+    let config = Config { cases, max_shrink_iters: 3000, failure_persistence: None, ..Config::default() };
+    let result = runner(seed, config).run(&sequences(profile, len / 2..len), |ops| {
+        let (mut stage, _) = Stage::new(size_bytes, options, seed);
+        run_all(&mut stage, &ops).map_err(TestCaseError::fail)
+    });
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, ops)) => {
+            let ops: Vec<String> = ops.iter().map(|op| format!("  {op:?}")).collect();
+            panic!("{test}, seed {seed}: {reason}\nafter shrinking:\n{}", ops.join("\n"));
+        }
+        Err(other) => panic!("{test}, seed {seed}: {other}"),
+    }
+}
+
+fn run_all(stage: &mut Stage, ops: &[Op]) -> Result<(), String> {
+    for (number, op) in ops.iter().enumerate() {
+        stage.run(op).map_err(|error| format!("operation {number}, {op:?}: {error}"))?;
+    }
+    stage.compare().map_err(|error| format!("at the end: {error}"))?;
+    stage.remount(true).map_err(|error| format!("at the last remount: {error}"))
+}
+
+#[test]
+fn ordinary_volume() {
+    check("ordinary_volume", ORDINARY, 32 << 20, &OpenOptions::default(), 24, 120);
+}
+
+#[test]
+fn little_memory() {
+    let profile = Profile { largest: 1 << 20, ..ORDINARY };
+    check("little_memory", profile, 64 << 20, &small_memory(), 12, 120);
+}
+
+#[test]
+fn small_volume() {
+    let profile = Profile { largest: 200_000, huge: false, ..ORDINARY };
+    check("small_volume", profile, 8 << 20, &small_memory(), 24, 120);
+}
+
+/// Long enough to go round the log's ring several times, with remounts far apart.
+#[test]
+fn long_life_without_remounts() {
+    let seed = seed("long_life_without_remounts", 7);
+    let profile = Profile { atomic: false, largest: 300_000, huge: false, remounts: false };
+    let (mut stage, _) = Stage::new(16 << 20, &small_memory(), seed);
+    for round in 0..scaled(4, 100) as u64 {
+        let ops = sequence(profile, 600, seed + round);
+        run_all(&mut stage, &ops).unwrap_or_else(|failure| panic!("round {round}: {failure}"));
+    }
+}
