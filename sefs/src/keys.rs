@@ -81,7 +81,7 @@ pub(crate) struct SealedEpochPage {
 
 /// The slot that holds the checkpoint of a generation.
 pub(crate) fn slot_of(generation: Generation) -> u8 {
-    if generation.0 % 2 == 0 { 0 } else { 1 }
+    if generation.0.is_multiple_of(2) { 0 } else { 1 }
 }
 
 /// The keys that derive from the volume key for one message each.

@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use super::block_ref::MAX_SOURCE;
+use super::block_ref::OWN_SOURCE;
 use super::codec::{Decoded, Reader, U48_END, Writer, count_u16};
 use crate::suite::{Nonce, Tag};
 use crate::types::{BlockAddr, CHUNK_BLOCKS, EpochId, Generation};
@@ -262,7 +262,7 @@ impl Run {
         let epoch = EpochId(reader.u32()?);
         let (addr, birth) = (reader.u48()?, reader.u48()?);
         let nonce: Nonce = reader.array()?;
-        if source > MAX_SOURCE || flags != 0 {
+        if source != OWN_SOURCE || flags != 0 {
             return Err("a run with an unknown source or flag");
         }
         if first < floor || blocks == 0 || first.checked_add(blocks).is_none_or(|end| end > BLOCKS) {

@@ -120,7 +120,8 @@ fn epoch_pages_come_back() {
     let entry = EpochEntry { id: EpochId(3), live_blocks: 4, secret: SecretKey::new([5; 32]) };
     let sealed = keyring.seal_epoch_page(&EpochPage { entries: [entry].into() }, &rng).unwrap();
     let opened = keyring.open_epoch_page(&sealed.bytes, &sealed.tag).unwrap();
-    let parts: alloc::vec::Vec<_> = opened.entries.iter().map(|it| (it.id, it.live_blocks, *it.secret.expose())).collect();
+    let parts: alloc::vec::Vec<_> =
+        opened.entries.iter().map(|it| (it.id, it.live_blocks, *it.secret.expose())).collect();
     assert_eq!(parts, [(EpochId(3), 4, [5; 32])]);
     assert!(!sealed.bytes.windows(32).any(|bytes| bytes == [5; 32]), "the secret is not in plain");
 }

@@ -11,21 +11,22 @@ fn anchor() -> impl Strategy<Value = AnchorBinding> {
     let policies = prop_oneof![Just(AnchorPolicy::Strict), Just(AnchorPolicy::Checkpoint)];
     let kinds = prop_oneof![Just(AnchorKind::ContentBound), Just(AnchorKind::BareCounter)];
     let binding = (policies, kinds, any::<[u8; 32]>(), any::<u64>());
-    let binding = binding.prop_map(|(policy, kind, identity, counter)| AnchorBinding { policy, kind, identity, counter });
+    let binding =
+        binding.prop_map(|(policy, kind, identity, counter)| AnchorBinding { policy, kind, identity, counter });
     prop_oneof![Just(AnchorBinding::default()), binding]
 }
 
 fn roots() -> impl Strategy<Value = Vec<TreeRoot>> {
     let root = (proptest::option::of((any_block_ref(), 0..=MAX_TREE_LEVEL)), 0..U48_END, any::<u32>());
     collection::btree_map(any::<u32>(), root, 0..=MAX_ROOTS).prop_map(|roots| {
-        let root = |(tree, (node, birth, parent)): (u32, (Option<(BlockRef, u8)>, u64, u32))| TreeRoot {
+        let root = |tree, node: Option<(BlockRef, u8)>, birth, parent| TreeRoot {
             tree,
             level: node.map_or(0, |(_, level)| level),
             birth: Generation(birth),
             parent,
             reference: node.map(|(reference, _)| reference),
         };
-        roots.into_iter().map(root).collect()
+        roots.into_iter().map(|(tree, (node, birth, parent))| root(tree, node, birth, parent)).collect()
     })
 }
 
@@ -35,7 +36,13 @@ pub(in crate::format) fn any_checkpoint() -> impl Strategy<Value = Checkpoint> {
     let proofs = (any::<[u8; 32]>(), any::<[u8; 16]>(), collection::vec(any::<[u8; 32]>(), 1..=2), any::alloc_entry());
     let lists = (anchor(), roots(), collection::vec(page, 0..=MAX_EPOCH_PAGES));
     (numbers, proofs, lists).prop_map(|(numbers, proofs, (anchor, roots, epoch_pages))| {
-        let (generation, [log_start, next_id, free_blocks, unwritten_blocks, inodes, nodes], log_epoch, alloc_levels, [clean, epoch_start]) = numbers;
+        let (
+            generation,
+            [log_start, next_id, free_blocks, unwritten_blocks, inodes, nodes],
+            log_epoch,
+            alloc_levels,
+            [clean, epoch_start],
+        ) = numbers;
         let (previous_salt, previous_tag, accepted_headers, alloc_root) = proofs;
         let epoch_count = count_u32(epoch_pages.len() * ENTRIES_PER_EPOCH_PAGE).min(MAX_EPOCHS);
         Checkpoint {
@@ -112,7 +119,12 @@ pub(in crate::format) fn example() -> Checkpoint {
         inodes: 17,
         nodes: 18,
         alloc_root: AllocEntry { present: true, home: 1, ..AllocEntry::default() },
-        anchor: AnchorBinding { policy: AnchorPolicy::Strict, kind: AnchorKind::BareCounter, identity: [19; 32], counter: 20 },
+        anchor: AnchorBinding {
+            policy: AnchorPolicy::Strict,
+            kind: AnchorKind::BareCounter,
+            identity: [19; 32],
+            counter: 20,
+        },
         roots: vec![root(SYSTEM_TREE, None), root(FILES_TREE, Some(reference))],
         epoch_pages: vec![EpochPageRef { addr: BlockAddr(21), tag: [22; 16] }; 2],
     }

@@ -136,12 +136,8 @@ fn consecutive_blocks_share_a_run_and_others_do_not() {
     assert_eq!(runs(&chunk_of(&all)), 1);
     assert_eq!(chunk_of(&all).encode().len(), 40 + 32 + 64 * 16);
     assert_eq!(runs(&chunk_of(&[(0, loc(0)), (2, loc(2))])), 2, "a gap");
-    let changes: [fn(&mut BlockLoc); 4] = [
-        |loc| loc.epoch.0 += 1,
-        |loc| loc.addr.0 += 1,
-        |loc| loc.birth.0 += 1,
-        |loc| loc.nonce[0] ^= 1,
-    ];
+    let changes: [fn(&mut BlockLoc); 4] =
+        [|loc| loc.epoch.0 += 1, |loc| loc.addr.0 += 1, |loc| loc.birth.0 += 1, |loc| loc.nonce[0] ^= 1];
     for change in changes {
         let mut second = loc(1);
         change(&mut second);

@@ -26,9 +26,8 @@ fn record() -> impl Strategy<Value = LogRecord> {
     prop_oneof![
         (any::key(), collection::vec(any::<u8>(), 0..60)).prop_map(|(key, value)| LogRecord::Put(key, value)),
         any::key().prop_map(LogRecord::Delete),
-        (any::<[u64; 2]>(), any::patch(1)).prop_map(|([object, chunk], patch)| {
-            LogRecord::Patch(Key::new(object, Kind::Extent, chunk), patch)
-        }),
+        (any::<[u64; 2]>(), any::patch(1))
+            .prop_map(|([object, chunk], patch)| { LogRecord::Patch(Key::new(object, Kind::Extent, chunk), patch) }),
         (any::<u32>(), any::<[u8; 32]>())
             .prop_map(|(id, secret)| LogRecord::NewEpoch { id: EpochId(id), secret: SecretKey::new(secret) }),
     ]
@@ -173,7 +172,11 @@ fn every_rule_of_a_record_is_checked() {
     check(LogRecord::Patch(key, Patch::default()), &|bytes| bytes[64] = 1, "a patch of something other than a chunk");
     check(LogRecord::Patch(key, Patch::default()), &|bytes| bytes[70] = 2, "chunk version");
     check(new_epoch(), &|bytes| bytes[64] = 1, "reserved bytes are set");
-    check(LogRecord::Put(Key::new(0, Kind::Inode, 0), vec![0; 37]), &|bytes| bytes[64..66].copy_from_slice(&[0, 4]), "bytes follow the end");
+    check(
+        LogRecord::Put(Key::new(0, Kind::Inode, 0), vec![0; 37]),
+        &|bytes| bytes[64..66].copy_from_slice(&[0, 4]),
+        "bytes follow the end",
+    );
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn bytes_that_are_in_range_reach_the_authentication_code() {
     // max_unmerged_bytes, generation, feature flags, key generation, label, slot kind, slot body
     for at in [73, 256, 264, 272, 288, 298, 8192, 8196] {
         let mut bytes = valid.clone();
-        bytes[at] ^= 0x02;
+        bytes[at] ^= 0x04;
         assert_eq!(Header::verify(&bytes, &RustCrypto, &key()), Err(Tampered::Header.into()), "byte {at}");
     }
 }
@@ -197,7 +197,10 @@ fn unknown_features_of_the_mild_kinds_are_no_error() {
 
 #[test]
 fn new_volumes_get_sizes_that_decode() {
-    assert_eq!([1023, 1024, 32_768, 32_831, 32_832].map(usable_blocks), [None, Some(1024), Some(32_768), Some(32_768), Some(32_832)]);
+    assert_eq!(
+        [1023, 1024, 32_768, 32_831, 32_832].map(usable_blocks),
+        [None, Some(1024), Some(32_768), Some(32_768), Some(32_832)]
+    );
     assert_eq!([usable_blocks(MAX_TOTAL_BLOCKS), usable_blocks(MAX_TOTAL_BLOCKS + 64)], [Some(MAX_TOTAL_BLOCKS), None]);
     assert_eq!([1024, 16_383, 16_384, 65_536, 1 << 30].map(ring_blocks_for), [64, 256, 256, 1024, 16_384]);
     for total_blocks in [1024, 4096, 16_384, 32_832, MAX_TOTAL_BLOCKS] {
