@@ -180,6 +180,9 @@ impl Patch {
 
     /// Adds a newer patch; applying the result equals applying both in turn. `released` receives each sealed block of
     /// this patch that the newer one replaces or clears.
+    ///
+    /// A patch must not name a sealed block that the chunk below holds already: when a newer patch replaces it, it would be
+    /// released here and again when the result is applied.
     pub fn merge(&mut self, newer: &Patch, released: &mut dyn FnMut(BlockLoc)) {
         if !newer.reset {
             for (block, state) in newer.iter() {
