@@ -41,7 +41,7 @@ use crate::sealer::Sealer;
 use crate::suite::{Nonce, Suite};
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::Root;
-use crate::types::{BLOCK_SIZE, BlockAddr, Generation, Lsn, Timestamp};
+use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
 pub(crate) use commit::{Need, Space};
@@ -88,6 +88,8 @@ pub(crate) struct Store {
     generation: AtomicU64,
     node_count: AtomicU64,
     unflushed: Unflushed,
+    /// Live allocation pages that came and went while a checkpoint writes them, by epoch.
+    page_epochs: Mutex<BTreeMap<EpochId, i64>>,
     replayed: Replayed,
 }
 

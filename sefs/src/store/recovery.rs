@@ -599,6 +599,7 @@ fn build(
         starting: Mutex::new(false),
         last_flush: Mutex::new(env.clock.now()),
         unflushed: Unflushed::default(),
+        page_epochs: Mutex::default(),
         replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
     })
 }
