@@ -40,7 +40,10 @@ pub(super) fn allocate(volume: &Volume, caller: &Caller, ino: InodeNo, span: Spa
             zero(volume, caller, ino, span)?;
             reserve(volume, caller, ino, span, keep_size)
         }
-        AllocateMode::Collapse | AllocateMode::Insert => Err(Posix::NotSupported.into()),
+        AllocateMode::Collapse | AllocateMode::Insert => {
+            volume.inodes.hold(ino).shared(&volume.store, require_regular)?;
+            Err(Posix::NotSupported.into())
+        }
     }
 }
 

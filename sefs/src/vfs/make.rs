@@ -20,7 +20,6 @@ pub(super) const EMPTY_DIR_LINKS: u32 = 2;
 /// Makes an inode with a name.
 pub(super) fn make(volume: &Volume, caller: &Caller, dir: InodeNo, name: &[u8], new: &NewInode) -> Result<Attr> {
     dir::check_entry_name(name, Posix::Exists)?;
-    check_new(caller, new)?;
     let store = &volume.store;
     let held = volume.inodes.hold_all(&[dir]);
     let locked = held.lock();
@@ -32,6 +31,7 @@ pub(super) fn make(volume: &Volume, caller: &Caller, dir: InodeNo, name: &[u8], 
         return Err(Posix::Exists.into());
     }
     permission::check_insert(store, caller, dir, &parent)?;
+    check_new(caller, new)?;
     let (key, ino, now) = (bucket.free_key()?, InodeNo(store.new_id()), volume.clock.now());
     let default_acl = default_acl(store, dir, &parent)?;
     let mut edit = Edit::begin(store, Need::Metadata, &locked)?;

@@ -43,10 +43,13 @@ struct Drafts<'a> {
 pub(super) fn rename(volume: &Volume, caller: &Caller, from: Side<'_>, to: Side<'_>, mode: RenameMode) -> Result<()> {
     dir::check_entry_name(from.name, Posix::Busy)?;
     let refusal = if mode == RenameMode::NoReplace { Posix::Exists } else { Posix::Busy };
-    dir::check_entry_name(to.name, refusal)?;
+    if dir::is_dots(to.name) {
+        return Err(refusal.into());
+    }
     let _rename = (from.dir != to.dir).then(|| volume.renames.lock());
     loop {
         let source = peek(volume, caller, from.dir, from.name)?.ok_or(Posix::NotFound)?;
+        dir::check_name(to.name)?;
         let target = peek(volume, caller, to.dir, to.name)?;
         let mut inos = alloc::vec![from.dir, to.dir, source.ino];
         inos.extend(target.as_ref().map(|target| target.ino));

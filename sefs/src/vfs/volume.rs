@@ -241,7 +241,7 @@ impl Volume {
             blocks: space.total_blocks,
             blocks_free: space.free_blocks,
             blocks_available: space.available_blocks,
-            inodes: space.inodes,
+            inodes: space.inodes.saturating_add(space.available_blocks),
             inodes_free: space.available_blocks,
             name_max: NAME_MAX as u32,
         }
@@ -263,8 +263,11 @@ impl Volume {
         Ok(if self.orphans.are_expected() { WorkDone { again_ms: 0 } } else { done })
     }
 
-    /// Commits and writes a last checkpoint.
+    /// Reclaims what nobody needs any more, commits, and writes a last checkpoint.
     pub fn close(self) -> Result<()> {
+        if !self.store.read_only() {
+            reclaim::reclaim(&self, usize::MAX)?;
+        }
         self.store.close()
     }
 
