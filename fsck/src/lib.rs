@@ -1,7 +1,11 @@
-//! What the command-line tools of SEFS share: where keys come from, how an image is opened and locked, how options are
-//! read, and how a tool speaks.
+//! The command-line tools of SEFS, and what they and the mount share: where keys come from, how an image is opened and
+//! locked, how options are read, and how a tool speaks.
 //!
 //! ```text
+//! mkfs ─► populate ─► source, names       fsck ─┐
+//!   └─► place ─► occupant; header_last   debug ─┴─► opening, listing
+//! all of them ─► invocation, interrupt, and:
+//!
 //! image ────────┐
 //! mount_options ─► key_source ─► config ─► volume_id, anchor ─► report
 //! progress, size ──────────────────────────────────────────────┘
@@ -11,12 +15,27 @@
 
 pub mod anchor;
 pub mod config;
+pub mod debug;
+pub mod demo;
+pub mod fsck;
+pub mod header_last;
 pub mod image;
+pub mod interrupt;
+pub mod invocation;
 pub mod key_source;
+pub mod listing;
+pub mod mkfs;
 pub mod mount_options;
+pub mod names;
+pub mod new_anchor;
+pub mod occupant;
+pub mod opening;
+pub mod place;
+pub mod populate;
 pub mod progress;
 pub mod report;
 pub mod size;
+pub mod source;
 pub mod volume_id;
 
 pub use image::{Image, ImageUse};

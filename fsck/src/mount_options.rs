@@ -66,6 +66,13 @@ impl MountOptions {
         Ok(options)
     }
 
+    /// What `-o` adds to a tool that takes options about keys only.
+    pub fn key_args<S: AsRef<str>>(lists: &[S], key: &KeyArgs) -> Result<KeyArgs, Failure> {
+        let options = MountOptions::parse(lists, key.clone())?;
+        let key = options.key.clone();
+        options.finish().map(|()| key)
+    }
+
     /// Takes an own option without a value, such as `allow_other`. `true` if it was there.
     pub fn take_flag(&mut self, name: &str) -> Result<bool, Failure> {
         match self.take_last(name) {

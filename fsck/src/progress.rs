@@ -61,6 +61,14 @@ impl Progress {
         self.bar.set_length(total);
     }
 
+    /// Says something else about what is being done.
+    pub fn set_label(&mut self, label: impl Into<String>) {
+        // Formatting a line for nobody is work too.
+        if self.wanted {
+            self.bar.set_message(label.into());
+        }
+    }
+
     /// Removes the bar from the terminal. Dropping does the same.
     pub fn finish(self) {}
 

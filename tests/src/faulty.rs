@@ -78,10 +78,14 @@ impl Faulty {
     /// What a failed write may have done all the same.
     fn half_write(&self, offset_bytes: u64, buf: &HostBuf) {
         let sectors = buf.bytes().len() / SECTOR;
-        let keep = match self.lock().dice.below(3) {
+        let (kind, part) = {
+            let mut state = self.lock();
+            (state.dice.below(3), state.dice.index(sectors + 1))
+        };
+        let keep = match kind {
             0 => 0,
             1 => sectors,
-            _ => self.lock().dice.index(sectors + 1),
+            _ => part,
         };
         let first = offset_bytes - offset_bytes % PAGE as u64;
         let Ok(mut old) = self.disk.read_at(first, buf.bytes().len()) else { return };

@@ -3,7 +3,7 @@
 //! The caller is always the superuser; permission rules have their own tests. A refusal names every error number that
 //! the rules allow, for where two rules are broken at once the standards leave the order open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sefs::error::Posix;
 use sefs::format::FileKind;
@@ -246,8 +246,10 @@ impl Model {
 
     /// Moves a name.
     pub fn rename(&mut self, from: (Id, &[u8]), to: (Id, &[u8]), mode: Renaming) -> Outcome<()> {
+        if check_name(from.1).and(check_name(to.1)).is_err() {
+            return Err(&[Posix::NameTooLong, Posix::NotFound]);
+        }
         let source = self.lookup(from.0, from.1)?;
-        check_name(to.1)?;
         let target = self.directory(to.0)?.entries.get(to.1).copied();
         self.check_rename(source, from.0, target, to.0, mode)?;
         match target {
@@ -451,14 +453,15 @@ impl Model {
     /// The whole visible state.
     pub fn tree(&self) -> Tree {
         let mut tree = Tree::default();
-        let mut seen: BTreeMap<Id, Vec<u8>> = BTreeMap::new();
+        let mut seen: BTreeMap<Id, BTreeSet<Vec<u8>>> = BTreeMap::new();
         self.walk(ROOT, Vec::new(), &mut seen, &mut tree);
+        seen.values().for_each(|paths| tree.identify(paths));
         tree
     }
 
-    fn walk(&self, id: Id, path: Vec<u8>, seen: &mut BTreeMap<Id, Vec<u8>>, tree: &mut Tree) {
+    fn walk(&self, id: Id, path: Vec<u8>, seen: &mut BTreeMap<Id, BTreeSet<Vec<u8>>>, tree: &mut Tree) {
         let node = self.node(id);
-        let identity = seen.entry(id).or_insert_with(|| path.clone()).clone();
+        seen.entry(id).or_default().insert(path.clone());
         let time = |seconds: i64| Timestamp { seconds, nanoseconds: 0 };
         let size = match node.kind {
             FileKind::Regular => node.content.size(),
@@ -466,7 +469,7 @@ impl Model {
             _ => 0,
         };
         let entry = Entry {
-            identity,
+            identity: Vec::new(),
             kind: node.kind,
             mode: node.mode,
             uid: node.uid,

@@ -87,7 +87,7 @@ impl Stage {
             }
             Op::Open(..) | Op::Close(_) => self.handles(op),
             Op::Sync => self.volume().sync(),
-            Op::Work(idle) => self.volume().work(*idle).map(drop),
+            Op::Work(idle) => self.work(*idle),
             Op::Remount => self.remount(true),
             Op::Crash => self.volume().sync().and_then(|()| self.remount(false)),
             Op::Compare => self.compare(),
@@ -114,6 +114,16 @@ impl Stage {
         self.slots = [None; 4];
         self.model.close_all();
         self.compare()
+    }
+
+    /// Background work; when idle, so late that everything is due, a checkpoint too.
+    fn work(&mut self, idle: bool) -> Result<()> {
+        if idle {
+            self.world.clock.set(self.step + 60);
+        }
+        let done = self.volume().work(idle);
+        self.world.clock.set(self.step);
+        done.map(drop)
     }
 
     fn make(&mut self, op: &Op) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The whole visible state of a filesystem as a value, so that two states can be compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use sefs::format::FileKind;
@@ -46,6 +46,16 @@ pub struct Entry {
 pub struct Tree(pub BTreeMap<Vec<u8>, Entry>);
 
 impl Tree {
+    /// Sets the identity of all paths of one inode: the first of them.
+    pub fn identify(&mut self, paths: &BTreeSet<Vec<u8>>) {
+        let Some(first) = paths.first() else { return };
+        for path in paths {
+            if let Some(entry) = self.0.get_mut(path) {
+                entry.identity = first.clone();
+            }
+        }
+    }
+
     /// What is different in `other`, as text; empty if nothing is.
     pub fn difference(&self, other: &Tree) -> String {
         let mut text = String::new();

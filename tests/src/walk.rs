@@ -41,6 +41,7 @@ pub fn walk_all(volume: &Volume) -> Found {
         Ok(attr) => walk.node(Vec::new(), attr, InodeNo::ROOT),
         Err(error) => walk.fail(&[], error),
     }
+    walk.seen.values().for_each(|paths| walk.found.tree.identify(paths));
     walk.check_links();
     walk.found
 }
@@ -48,20 +49,18 @@ pub fn walk_all(volume: &Volume) -> Found {
 struct Walk<'a> {
     volume: &'a Volume,
     found: Found,
-    /// Inodes by number: their first path and how many names led there.
-    seen: BTreeMap<InodeNo, (Vec<u8>, u32)>,
+    /// Inodes by number, each with all its paths.
+    seen: BTreeMap<InodeNo, BTreeSet<Vec<u8>>>,
 }
 
 impl Walk<'_> {
     fn node(&mut self, path: Vec<u8>, attr: Attr, parent: InodeNo) {
-        let seen = self.seen.entry(attr.ino).or_insert_with(|| (path.clone(), 0));
-        seen.1 += 1;
-        let identity = seen.0.clone();
-        let again = seen.1 > 1;
-        if again && attr.kind == FileKind::Directory {
+        let paths = self.seen.entry(attr.ino).or_default();
+        paths.insert(path.clone());
+        if paths.len() > 1 && attr.kind == FileKind::Directory {
             return self.violation(&path, "a directory with two names");
         }
-        match self.entry(&attr, identity) {
+        match self.entry(&attr) {
             Ok(entry) => drop(self.found.tree.0.insert(path.clone(), entry)),
             Err(error) => self.fail(&path, error),
         }
@@ -70,7 +69,7 @@ impl Walk<'_> {
         }
     }
 
-    fn entry(&mut self, attr: &Attr, identity: Vec<u8>) -> Result<Entry, Error> {
+    fn entry(&mut self, attr: &Attr) -> Result<Entry, Error> {
         let print = match attr.kind {
             FileKind::Regular => self.print(attr)?,
             _ => Print::new(),
@@ -87,7 +86,7 @@ impl Walk<'_> {
         }
         let size = if attr.kind == FileKind::Directory { 0 } else { attr.size };
         Ok(Entry {
-            identity,
+            identity: Vec::new(),
             kind: attr.kind,
             mode: attr.mode,
             uid: attr.uid,
@@ -247,11 +246,12 @@ impl Walk<'_> {
         if !self.found.errors.is_empty() {
             return;
         }
-        let names: BTreeMap<&[u8], u32> = self.seen.values().map(|(path, names)| (path.as_slice(), *names)).collect();
-        for (path, entry) in &self.found.tree.0 {
-            let names = names.get(entry.identity.as_slice()).copied().unwrap_or(0);
-            if entry.kind != FileKind::Directory && names != entry.links {
-                let what = format!("{}: {} links, {names} names", String::from_utf8_lossy(path), entry.links);
+        for paths in self.seen.values() {
+            let Some((path, entry)) = paths.first().and_then(|path| Some((path, self.found.tree.0.get(path)?))) else {
+                continue;
+            };
+            if entry.kind != FileKind::Directory && paths.len() != entry.links as usize {
+                let what = format!("{}: {} links, {} names", String::from_utf8_lossy(path), entry.links, paths.len());
                 self.found.violations.push(what);
             }
         }

@@ -37,6 +37,8 @@ impl Campaign {
 
     /// Every prefix, and `samples` losses at each.
     fn run(&mut self, samples: usize) {
+        let (operations, events) = (self.history.spans.len(), self.history.recording.events.len());
+        println!("seed {}: {operations} operations, {events} writes and flushes", self.seed);
         for count in 0..=self.history.recording.events.len() {
             let after_write = count == 0 || !matches!(self.history.recording.events[count - 1], Event::Flush { .. });
             if after_write {
@@ -99,7 +101,7 @@ impl Campaign {
 #[test]
 fn random_workloads() {
     let seed = seed("random_workloads", 11);
-    for round in 0..scaled(3, 300) as u64 {
+    for round in 0..scaled(12, 300) as u64 {
         let ops = sequence(PROFILE, 70, seed + round);
         Campaign::new(16 << 20, &ops, seed + round).run(scaled(2, 6));
     }
@@ -109,7 +111,7 @@ fn random_workloads() {
 #[test]
 fn long_windows() {
     let seed = seed("long_windows", 23);
-    for round in 0..scaled(2, 100) as u64 {
+    for round in 0..scaled(8, 100) as u64 {
         let mut ops = sequence(Profile { remounts: false, ..PROFILE }, 120, seed + round);
         ops.retain(|op| !matches!(op, Op::Sync));
         Campaign::new(8 << 20, &ops, seed + round).run(scaled(2, 6));
@@ -120,7 +122,7 @@ fn long_windows() {
 #[test]
 fn first_commit_after_a_mount() {
     let seed = seed("first_commit_after_a_mount", 31);
-    for round in 0..scaled(2, 50) as u64 {
+    for round in 0..scaled(8, 50) as u64 {
         let mut ops = sequence(Profile { remounts: false, ..PROFILE }, 12, seed + round);
         ops.push(Op::Sync);
         let tail = sequence(Profile { remounts: false, ..PROFILE }, 6, seed + round + 1000);

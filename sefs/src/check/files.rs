@@ -70,8 +70,9 @@ struct Current {
     /// The length of the inline content.
     inline_len: Option<u64>,
     chunks: bool,
-    /// The last block that is not a hole.
+    /// The last block that is not a hole, and the last one with data.
     last_block: Option<u64>,
+    last_data: Option<u64>,
     /// Records that need an inode were reported.
     orphaned: bool,
 }
@@ -154,9 +155,13 @@ impl Files {
             return false;
         }
         current.chunks = true;
-        let blocks = chunk.iter().filter(|(_, state)| *state != BlockState::Absent);
-        if let Some((last, _)) = blocks.last() {
-            current.last_block = Some(key.offset.saturating_mul(CHUNK_BLOCKS).saturating_add(u64::from(last)));
+        for (index, state) in chunk.iter() {
+            let block = Some(key.offset.saturating_mul(CHUNK_BLOCKS).saturating_add(u64::from(index)));
+            match state {
+                BlockState::Absent => {}
+                BlockState::Unwritten => current.last_block = block,
+                BlockState::Data(_) => (current.last_block, current.last_data) = (block, block),
+            }
         }
         true
     }
@@ -455,6 +460,7 @@ impl Current {
             inline_len: None,
             chunks: false,
             last_block: None,
+            last_data: None,
             orphaned: false,
         }
     }
@@ -485,10 +491,9 @@ fn check_content(content: &Content, current: &Current, report: &mut Report<'_>) 
     if inline && found != size {
         report.found(Finding::InlineLength { ino, size, found });
     }
-    if let Some(block) = current.last_block
-        && !past_end
-        && block >= size.div_ceil(BLOCK_SIZE_U64)
-    {
+    // Only promised blocks may stand after the end.
+    let last = if past_end { current.last_data } else { current.last_block };
+    if let Some(block) = last.filter(|&block| block >= size.div_ceil(BLOCK_SIZE_U64)) {
         report.found(Finding::PastEnd { ino, block });
     }
 }

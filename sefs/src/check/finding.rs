@@ -516,13 +516,13 @@ findings! {
         /// The record's length.
         found: u64,
     } = "inline-length", Error, false, "inode {ino} has {size} bytes, its inline content {found}";
-    /// Blocks after the end of a file that has no flag for that.
+    /// Blocks after the end of a file that has no flag for that, or data blocks there.
     PastEnd {
         /// The inode.
         ino: InodeNo,
         /// The first such block.
         block: u64,
-    } = "past-end", Error, false, "inode {ino} has block {block} after its end, and no flag for it";
+    } = "past-end", Error, false, "inode {ino} has block {block} after its end, where none may stand";
 }
 
 #[cfg(test)]

@@ -263,8 +263,11 @@ impl Volume {
         Ok(if self.orphans.are_expected() { WorkDone { again_ms: 0 } } else { done })
     }
 
-    /// Commits and writes a last checkpoint.
+    /// Reclaims what nobody needs any more, commits, and writes a last checkpoint.
     pub fn close(self) -> Result<()> {
+        if !self.store.read_only() {
+            reclaim::reclaim(&self, usize::MAX)?;
+        }
         self.store.close()
     }
 

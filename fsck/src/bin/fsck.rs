@@ -1,0 +1,6 @@
+//! `fsck.sefs`.
+
+fn main() -> std::process::ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    sefs_tools::fsck::run(&args)
+}

@@ -1,0 +1,6 @@
+//! `mkfs.sefs`.
+
+fn main() -> std::process::ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    sefs_tools::mkfs::run(&args)
+}

@@ -1,0 +1,616 @@
+//! `debug.sefs`: looks inside a volume without mounting it, and changes no byte of it.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sefs::error::{Error, Posix};
+use sefs::format::{CHECKPOINT_SLOTS, FORMAT_VERSION, FileKind, GROUP_PREFIX_LEN, GroupPrefix, Header};
+use sefs::types::{BLOCK_SIZE, BLOCK_SIZE_U64, InodeNo};
+use sefs::vfs::{Attr, Caller, DirEntry, Volume, VolumeInfo};
+use serde_json::{Map, Value, json};
+
+use crate::image::ImageUse;
+use crate::invocation;
+use crate::key_source::KeyArgs;
+use crate::listing::{
+    CopyError, copy_out, device_numbers, entries, kind_text, mode_text, resolve, time_text, write_name,
+};
+use crate::mount_options::MountOptions;
+use crate::names::escaped;
+use crate::opening::{Located, Unlocked};
+use crate::report::{Failure, Output, Tool, harden};
+use crate::size;
+use crate::volume_id::VolumeId;
+
+/// Look inside a SEFS volume without mounting it. Nothing is changed, not even a log is replayed on disk.
+#[derive(Parser, Debug)]
+#[command(name = "debug.sefs", bin_name = "debug.sefs", version, max_term_width = 100, subcommand_required = true)]
+pub struct DebugArgs {
+    /// The image or block device
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    image: PathBuf,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// The same as mount options: key-file=FILE,passphrase-file=FILE,…
+    #[arg(short = 'o', value_name = "OPTION,…", help_heading = "Key and trust")]
+    options: Vec<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    look: Look,
+}
+
+#[derive(Subcommand, Debug)]
+enum Look {
+    /// List a directory, or show one file, as `ls -l` does
+    Ls {
+        /// A path in the volume
+        #[arg(default_value = "/")]
+        path: OsString,
+    },
+    /// Write a file's content to standard output (never as JSON)
+    Cat {
+        /// A path in the volume
+        path: OsString,
+    },
+    /// Show all attributes of a file
+    Stat {
+        /// A path in the volume
+        path: OsString,
+    },
+    /// Show everything below a directory
+    Tree {
+        /// A path in the volume
+        #[arg(default_value = "/")]
+        path: OsString,
+    },
+    /// Show the header and what opening the volume told; without a key only the unverified header
+    Super,
+    /// Show the log groups that stand in the ring, from their plain prefixes
+    Log,
+    /// Show the volume's space
+    Space,
+    /// Show the key slots; without a key as the unverified header has them
+    Slots,
+    /// Show what identifies the volume's state
+    RootDigest,
+}
+
+/// Runs the tool: `args` start with the program's name.
+pub fn run(args: &[OsString]) -> ExitCode {
+    harden();
+    let args: DebugArgs = match invocation::parse(args, ExitCode::from(2)) {
+        Ok(args) => args,
+        Err(exit) => return exit,
+    };
+    let mut debug = Debug { out: Output::stdout(), args, terminal: std::io::stdout().is_terminal() };
+    match debug.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            TOOL.fail(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const TOOL: Tool = Tool("debug.sefs");
+/// Listings go out in pieces of about that many bytes.
+const OUTPUT_BYTES: usize = 64 << 10;
+/// A directory tree deeper than this is a hostile one.
+const DEPTH_MAX: usize = 4096;
+const RING_PIECE_BLOCKS: u64 = 256;
+
+struct Debug {
+    out: Output,
+    args: DebugArgs,
+    terminal: bool,
+}
+
+impl Debug {
+    fn run(&mut self) -> Result<(), Failure> {
+        self.args.key = MountOptions::key_args(&self.args.options, &self.args.key)?;
+        let located = Located::open(&self.args.image, ImageUse::ReadOnly)?;
+        let without_key = matches!(self.args.look, Look::Super | Look::Slots) && !self.key_is_named();
+        if without_key {
+            return self.header(&located.header, None);
+        }
+        let unlocked = located.unlock(&self.args.key, TOOL)?;
+        let volume = unlocked.volume()?;
+        match &self.args.look {
+            Look::Ls { path } => self.ls(&volume, &path.clone()),
+            Look::Cat { path } => self.cat(&volume, &path.clone()),
+            Look::Stat { path } => self.stat(&volume, &path.clone()),
+            Look::Tree { path } => self.tree(&volume, &path.clone()),
+            Look::Super | Look::Slots => self.header(&unlocked.located.header, Some(&volume.info())),
+            Look::Log => self.log(&unlocked, &volume.info()),
+            Look::Space => self.space(&volume),
+            Look::RootDigest => self.root_digest(&unlocked, &volume.info()),
+        }
+    }
+
+    /// Whether any source of a key is named, on the command line or elsewhere.
+    fn key_is_named(&self) -> bool {
+        let key = &self.args.key;
+        key.key_file.is_some()
+            || key.passphrase_file.is_some()
+            || key.platform.is_some()
+            || std::env::var_os("SEFS_KEY_FILE").is_some()
+    }
+
+    fn ls(&mut self, volume: &Volume, path: &OsString) -> Result<(), Failure> {
+        let attr = resolve(volume, path.as_bytes(), true).map_err(|error| at(path.as_bytes(), &error))?;
+        let named = if attr.kind == FileKind::Directory {
+            let found = entries(volume, attr.ino).map_err(|error| at(path.as_bytes(), &error))?;
+            let attrs: Result<Vec<_>, Error> =
+                found.into_iter().map(|DirEntry { ino, name, .. }| Ok((name, volume.attr(ino)?))).collect();
+            attrs.map_err(|error| at(path.as_bytes(), &error))?
+        } else {
+            vec![(path.as_bytes().to_vec(), attr)]
+        };
+        let mut lines = Vec::new();
+        for (name, attr) in named {
+            let target = self.target(volume, &name, &attr)?;
+            if self.args.json {
+                self.out.json(&entry_json(&name, &attr, target.as_deref()))?;
+                continue;
+            }
+            self.ls_line(&mut lines, &name, &attr, target.as_deref());
+            if lines.len() >= OUTPUT_BYTES {
+                self.out.bytes(&lines)?;
+                lines.clear();
+            }
+            if self.out.is_closed() {
+                break;
+            }
+        }
+        self.out.bytes(&lines)
+    }
+
+    fn ls_line(&self, lines: &mut Vec<u8>, name: &[u8], attr: &Attr, target: Option<&[u8]>) {
+        let size = match attr.kind {
+            FileKind::BlockDevice | FileKind::CharDevice => {
+                let (major, minor) = device_numbers(attr.rdev);
+                format!("{major}, {minor}")
+            }
+            _ => attr.size.to_string(),
+        };
+        let (mode, time) = (mode_text(attr.kind, attr.mode), time_text(attr.mtime, false));
+        lines.extend(format!("{mode} {:>3} {:>5} {:>5} {size:>12} {time} ", attr.links, attr.uid, attr.gid).bytes());
+        // Writing to a vector cannot fail.
+        let _ = write_name(lines, name, self.terminal);
+        if let Some(target) = target {
+            lines.extend(b" -> ");
+            let _ = write_name(lines, target, self.terminal);
+        }
+        lines.push(b'\n');
+    }
+
+    fn target(&self, volume: &Volume, name: &[u8], attr: &Attr) -> Result<Option<Vec<u8>>, Failure> {
+        match attr.kind {
+            FileKind::Symlink => volume.read_link(attr.ino).map(Some).map_err(|error| at(name, &error)),
+            _ => Ok(None),
+        }
+    }
+
+    fn cat(&mut self, volume: &Volume, path: &OsString) -> Result<(), Failure> {
+        let attr = resolve(volume, path.as_bytes(), true).map_err(|error| at(path.as_bytes(), &error))?;
+        match attr.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => {
+                return Err(at(path.as_bytes(), &Posix::IsDirectory.into()).way_out("use ls or tree"));
+            }
+            kind => return Err(Failure::new(escaped(path.as_bytes()), format!("it is a {}", kind_text(kind)))),
+        }
+        let mut failure = None;
+        let out = &mut self.out;
+        let copied = copy_out(volume, attr.ino, &mut |bytes| {
+            let written = out.bytes(bytes);
+            let stop = written.is_err() || out.is_closed();
+            failure = written.err();
+            if stop { Err(std::io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+        });
+        match (failure, copied) {
+            (Some(failure), _) => Err(failure),
+            (None, Err(CopyError::Volume(error))) => Err(at(path.as_bytes(), &error)),
+            (None, Err(CopyError::Output(_)) | Ok(_)) => Ok(()),
+        }
+    }
+
+    fn stat(&mut self, volume: &Volume, path: &OsString) -> Result<(), Failure> {
+        let failed = |error: Error| at(path.as_bytes(), &error);
+        let attr = resolve(volume, path.as_bytes(), false).map_err(failed)?;
+        let target = self.target(volume, path.as_bytes(), &attr)?;
+        let caller = Caller::root();
+        let mut xattrs = Vec::new();
+        for name in volume.list_xattr(&caller, attr.ino).map_err(failed)? {
+            let value = volume.get_xattr(&caller, attr.ino, &name).map_err(failed)?;
+            xattrs.push((name, value));
+        }
+        if self.args.json {
+            let mut value = entry_json(path.as_bytes(), &attr, target.as_deref());
+            let listed = xattrs.iter().map(|(name, value)| json!({"name": escaped(name), "value_hex": hex(value)}));
+            value["xattrs"] = listed.collect();
+            return self.out.json(&value);
+        }
+        let mut text = String::new();
+        stat_text(&mut text, path.as_bytes(), &attr, target.as_deref());
+        for (name, value) in &xattrs {
+            line(&mut text, "attribute", format!("{} = {}", escaped(name), escaped(value)));
+        }
+        self.out.bytes(text.as_bytes())
+    }
+
+    fn tree(&mut self, volume: &Volume, path: &OsString) -> Result<(), Failure> {
+        let failed = |error: Error| at(path.as_bytes(), &error);
+        let top = resolve(volume, path.as_bytes(), true).map_err(failed)?;
+        if !self.args.json {
+            self.out.line(escaped(path.as_bytes()))?;
+        }
+        if top.kind != FileKind::Directory {
+            return Err(failed(Posix::NotDirectory.into()).way_out("use stat"));
+        }
+        let (mut files, mut directories) = (0_u64, 0_u64);
+        let mut stack =
+            vec![Level { left: listed(volume, top.ino, path.as_bytes())?, prefix: String::new(), path: Vec::new() }];
+        while let Some(level) = stack.last_mut() {
+            let Some(entry) = level.left.pop() else {
+                stack.pop();
+                continue;
+            };
+            if self.out.is_closed() {
+                return Ok(());
+            }
+            let last = level.left.is_empty();
+            let mut inside = level.path.clone();
+            inside.push(b'/');
+            inside.extend(&entry.name);
+            let below = format!("{}{}", level.prefix, if last { "    " } else { "│   " });
+            let branch = format!("{}{}", level.prefix, if last { "└── " } else { "├── " });
+            let attr = volume.attr(entry.ino).map_err(|error| at(&inside, &error))?;
+            self.tree_line(volume, &branch, &inside, &entry, &attr)?;
+            if attr.kind != FileKind::Directory {
+                files += 1;
+                continue;
+            }
+            directories += 1;
+            if stack.len() >= DEPTH_MAX {
+                return Err(
+                    Failure::new(escaped(&inside), "it is nested too deeply").way_out("name a directory below it")
+                );
+            }
+            stack.push(Level { left: listed(volume, attr.ino, &inside)?, prefix: below, path: inside });
+        }
+        if self.args.json { Ok(()) } else { self.out.line(format!("\n{directories} directories, {files} files")) }
+    }
+
+    fn tree_line(
+        &mut self,
+        volume: &Volume,
+        branch: &str,
+        path: &[u8],
+        entry: &DirEntry,
+        attr: &Attr,
+    ) -> Result<(), Failure> {
+        let target = self.target(volume, path, attr)?;
+        if self.args.json {
+            return self.out.json(&entry_json(path, attr, target.as_deref()));
+        }
+        let mut text = format!("{branch}{}", escaped(&entry.name));
+        match attr.kind {
+            FileKind::Directory => text.push('/'),
+            FileKind::Regular => text.push_str(&format!("  {}", size::render(attr.size))),
+            FileKind::Symlink => text.push_str(&format!(" -> {}", escaped(target.as_deref().unwrap_or_default()))),
+            kind => text.push_str(&format!("  ({})", kind_text(kind))),
+        }
+        self.out.line(text)
+    }
+
+    fn header(&mut self, header: &Header, info: Option<&VolumeInfo>) -> Result<(), Failure> {
+        let slots: Vec<Value> = header
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(index, slot)| json!({"slot": index, "kind": slot_kind(slot.kind), "body_bytes": slot.body.len()}))
+            .collect();
+        if matches!(self.args.look, Look::Slots) {
+            return self.slots(header, &slots, info.is_some());
+        }
+        if self.args.json {
+            let mut value = header_json(header, &slots);
+            value["authenticated"] = info.is_some().into();
+            value["state"] = info.map_or(Value::Null, info_json);
+            return self.out.json(&value);
+        }
+        let mut text = String::new();
+        if info.is_none() {
+            text.push_str("# Not authenticated: anyone could have written this. A key tells.\n");
+        }
+        header_text(&mut text, header);
+        if let Some(info) = info {
+            info_text(&mut text, info);
+        }
+        self.out.bytes(text.as_bytes())
+    }
+
+    fn slots(&mut self, header: &Header, slots: &[Value], authenticated: bool) -> Result<(), Failure> {
+        if self.args.json {
+            return self.out.json(&json!({"authenticated": authenticated, "slots": slots}));
+        }
+        if !authenticated {
+            self.out.line("# Not authenticated: anyone could have written this. A key tells.")?;
+        }
+        for (index, slot) in header.slots.iter().enumerate() {
+            self.out.line(format!("slot {index:>2}: {}, {} bytes", slot_kind(slot.kind), slot.body.len()))?;
+        }
+        Ok(())
+    }
+
+    fn space(&mut self, volume: &Volume) -> Result<(), Failure> {
+        let stat = volume.stat_fs();
+        let bytes = |blocks: u64| blocks.saturating_mul(u64::from(stat.block_size));
+        let used = stat.blocks.saturating_sub(stat.blocks_free);
+        if self.args.json {
+            return self.out.json(&json!({
+                "total_bytes": bytes(stat.blocks),
+                "used_bytes": bytes(used),
+                "free_bytes": bytes(stat.blocks_free),
+                "available_bytes": bytes(stat.blocks_available),
+                "inodes_used": stat.inodes.saturating_sub(stat.inodes_free),
+                "inodes_free": stat.inodes_free,
+            }));
+        }
+        let mut text = String::new();
+        let mut row =
+            |name, blocks| line(&mut text, name, format!("{} ({blocks} blocks)", size::render(bytes(blocks))));
+        row("total", stat.blocks);
+        row("used", used);
+        row("free", stat.blocks_free);
+        row("available", stat.blocks_available);
+        line(&mut text, "inodes used", stat.inodes.saturating_sub(stat.inodes_free));
+        line(&mut text, "inodes free", format!("{} (estimated)", stat.inodes_free));
+        self.out.bytes(text.as_bytes())
+    }
+
+    fn log(&mut self, unlocked: &Unlocked, info: &VolumeInfo) -> Result<(), Failure> {
+        let header = &unlocked.located.header;
+        let groups = groups_in_ring(unlocked)?;
+        if self.args.json {
+            for group in &groups {
+                self.out.json(&json!({
+                    "lsn": group.lsn.0,
+                    "epoch": group.epoch.0,
+                    "record_bytes": group.sealed_len,
+                    "data_blocks": group.data_blocks,
+                    "blocks": group.total_blocks(),
+                    "authenticated": false,
+                }))?;
+            }
+            return self.out.json(&json!({
+                "ring_start_block": header.ring_start.0,
+                "ring_blocks": header.ring_blocks,
+                "replayed_groups": info.replayed_groups,
+                "dropped_groups": info.dropped_groups,
+            }));
+        }
+        let mut text = String::new();
+        line(
+            &mut text,
+            "ring",
+            format!("blocks {} to {}", header.ring_start, header.ring_start.0 + header.ring_blocks - 1),
+        );
+        line(&mut text, "replayed", format!("{} groups, authenticated", info.replayed_groups));
+        line(&mut text, "dropped", format!("{} groups at the end that were not whole", info.dropped_groups));
+        text.push_str("# What stands in the ring, merged groups included; from plain bytes, not authenticated:\n");
+        for group in &groups {
+            let _ = writeln!(
+                text,
+                "lsn {:>10}  epoch {:>5}  {:>7} bytes of records  {:>4} data blocks",
+                group.lsn.0, group.epoch.0, group.sealed_len, group.data_blocks
+            );
+        }
+        self.out.bytes(text.as_bytes())
+    }
+
+    fn root_digest(&mut self, unlocked: &Unlocked, info: &VolumeInfo) -> Result<(), Failure> {
+        let slot = usize::from(info.generation.0 % 2 == 1);
+        let offset = CHECKPOINT_SLOTS[slot].0 * BLOCK_SIZE_U64;
+        let read = unlocked.located.backend.read_at(offset, BLOCK_SIZE);
+        let buf = read.map_err(|error| unlocked.failed(&error.into()))?;
+        let id = format!("{}-{}", info.generation, hex(&buf.bytes()[32..48]));
+        if self.args.json {
+            return self.out.json(&json!({"root_digest": null, "checkpoint_id": id, "why": NO_DIGEST}));
+        }
+        self.out.line(format!("checkpoint id {id}"))?;
+        self.out.line(format!("# {NO_DIGEST}"))
+    }
+}
+
+const NO_DIGEST: &str = "this is a read-write volume, not a digest image: whoever holds the key can make another state with \
+                         the same id, so it names a state and proves nothing; pin the volume id and use an anchor instead";
+
+/// The entries of a directory that are still to be shown, the next one last.
+struct Level {
+    left: Vec<DirEntry>,
+    prefix: String,
+    path: Vec<u8>,
+}
+
+fn listed(volume: &Volume, dir: InodeNo, path: &[u8]) -> Result<Vec<DirEntry>, Failure> {
+    let mut found = entries(volume, dir).map_err(|error| at(path, &error))?;
+    found.reverse();
+    Ok(found)
+}
+
+/// The prefixes in the ring that stand where their own numbers say.
+fn groups_in_ring(unlocked: &Unlocked) -> Result<Vec<GroupPrefix>, Failure> {
+    let header = &unlocked.located.header;
+    let (mut groups, mut block) = (Vec::new(), 0);
+    while block < header.ring_blocks {
+        let count = RING_PIECE_BLOCKS.min(header.ring_blocks - block);
+        let offset = (header.ring_start.0 + block) * BLOCK_SIZE_U64;
+        let length = usize::try_from(count * BLOCK_SIZE_U64).expect("a piece of the ring is small");
+        let read = unlocked.located.backend.read_at(offset, length);
+        let buf = read.map_err(|error| unlocked.failed(&error.into()))?;
+        for (index, bytes) in (block..).zip(buf.bytes().chunks_exact(BLOCK_SIZE)) {
+            let prefix = bytes.first_chunk::<GROUP_PREFIX_LEN>().and_then(GroupPrefix::decode);
+            groups.extend(prefix.filter(|prefix| prefix.lsn.0 % header.ring_blocks == index));
+        }
+        block += count;
+    }
+    groups.sort_by_key(|group: &GroupPrefix| group.lsn);
+    Ok(groups)
+}
+
+fn at(path: &[u8], error: &Error) -> Failure {
+    Failure::volume(std::path::Path::new(std::ffi::OsStr::from_bytes(path)), error)
+}
+
+fn line(text: &mut String, name: &str, value: impl std::fmt::Display) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{:<22} {value}", format!("{name}:"));
+}
+
+fn stat_text(text: &mut String, path: &[u8], attr: &Attr, target: Option<&[u8]>) {
+    line(text, "path", escaped(path));
+    line(text, "kind", kind_text(attr.kind));
+    if let Some(target) = target {
+        line(text, "target", escaped(target));
+    }
+    line(text, "inode", attr.ino);
+    line(text, "mode", format!("{:04o} {}", attr.mode, mode_text(attr.kind, attr.mode)));
+    line(text, "owner", format!("{}:{}", attr.uid, attr.gid));
+    line(text, "links", attr.links);
+    line(text, "size", attr.size);
+    line(text, "blocks", format!("{} of 512 bytes", attr.blocks_512));
+    if matches!(attr.kind, FileKind::BlockDevice | FileKind::CharDevice) {
+        let (major, minor) = device_numbers(attr.rdev);
+        line(text, "device", format!("{major}:{minor}"));
+    }
+    for (name, time) in
+        [("accessed", attr.atime), ("modified", attr.mtime), ("changed", attr.ctime), ("created", attr.btime)]
+    {
+        line(text, name, time_text(time, true));
+    }
+    line(text, "change counter", attr.change);
+}
+
+fn entry_json(name: &[u8], attr: &Attr, target: Option<&[u8]>) -> Value {
+    let time = |time: sefs::types::Timestamp| json!({"seconds": time.seconds, "nanoseconds": time.nanoseconds});
+    let mut value = json!({
+        "kind": kind_text(attr.kind),
+        "inode": attr.ino.0,
+        "mode": format!("{:04o}", attr.mode),
+        "uid": attr.uid,
+        "gid": attr.gid,
+        "links": attr.links,
+        "size": attr.size,
+        "blocks_512": attr.blocks_512,
+        "rdev": attr.rdev,
+        "atime": time(attr.atime),
+        "mtime": time(attr.mtime),
+        "ctime": time(attr.ctime),
+        "btime": time(attr.btime),
+        "change": attr.change,
+    });
+    if let Value::Object(fields) = &mut value {
+        put_name(fields, "name", name);
+        if let Some(target) = target {
+            put_name(fields, "target", target);
+        }
+    }
+    value
+}
+
+/// A name as text; where it is not UTF-8, escaped and with its bytes beside it.
+fn put_name(fields: &mut Map<String, Value>, key: &str, name: &[u8]) {
+    match std::str::from_utf8(name) {
+        Ok(text) => fields.insert(key.into(), text.into()),
+        Err(_) => {
+            fields.insert(format!("{key}_hex"), hex(name).into());
+            fields.insert(key.into(), escaped(name).into())
+        }
+    };
+}
+
+fn header_text(text: &mut String, header: &Header) {
+    line(text, "format version", FORMAT_VERSION);
+    line(text, "volume id", VolumeId(header.volume_id));
+    line(text, "label", escaped(header.label.as_bytes()));
+    let bytes = header.total_blocks.saturating_mul(BLOCK_SIZE_U64);
+    line(text, "size", format!("{} ({} blocks)", size::render(bytes), header.total_blocks));
+    line(text, "suite", "aes-256-gcm");
+    line(text, "node size", header.node_size_bytes);
+    line(text, "log ring", format!("{} blocks from block {}", header.ring_blocks, header.ring_start));
+    line(text, "unmerged at most", size::render(header.max_unmerged_bytes));
+    line(text, "header generation", header.generation);
+    line(text, "key generation", header.key_generation);
+    let flags = (header.incompatible, header.read_only_compatible, header.compatible);
+    line(text, "feature flags", format!("{:#x} {:#x} {:#x}", flags.0, flags.1, flags.2));
+    let kinds: Vec<&str> = header.slots.iter().map(|slot| slot_kind(slot.kind)).collect();
+    line(text, "key slots", kinds.join(", "));
+}
+
+fn info_text(text: &mut String, info: &VolumeInfo) {
+    line(text, "checkpoint", info.generation);
+    line(text, "epochs", info.epochs);
+    line(text, "anchor", format!("{:?}", info.anchor).to_lowercase());
+    line(text, "log groups", format!("{} replayed, {} dropped", info.replayed_groups, info.dropped_groups));
+    for notice in &info.notices {
+        line(text, "notice", notice);
+    }
+}
+
+fn header_json(header: &Header, slots: &[Value]) -> Value {
+    json!({
+        "format_version": FORMAT_VERSION,
+        "volume_id": VolumeId(header.volume_id).to_string(),
+        "label": header.label,
+        "size_bytes": header.total_blocks.saturating_mul(BLOCK_SIZE_U64),
+        "total_blocks": header.total_blocks,
+        "node_size_bytes": header.node_size_bytes,
+        "ring_start_block": header.ring_start.0,
+        "ring_blocks": header.ring_blocks,
+        "max_unmerged_bytes": header.max_unmerged_bytes,
+        "header_generation": header.generation,
+        "key_generation": header.key_generation,
+        "incompatible": header.incompatible,
+        "read_only_compatible": header.read_only_compatible,
+        "compatible": header.compatible,
+        "slots": slots,
+    })
+}
+
+fn info_json(info: &VolumeInfo) -> Value {
+    json!({
+        "checkpoint": info.generation.0,
+        "epochs": info.epochs,
+        "anchor": format!("{:?}", info.anchor).to_lowercase(),
+        "replayed_groups": info.replayed_groups,
+        "dropped_groups": info.dropped_groups,
+        "notices": info.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn slot_kind(kind: u16) -> &'static str {
+    match kind {
+        0 => "empty",
+        1 => "key file",
+        2 => "passphrase",
+        3 => "platform",
+        4 => "recovery shares",
+        _ => "unknown",
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,481 @@
+//! `mkfs.sefs`: makes a volume in a file or on a block device, optionally filled from a directory.
+//!
+//! *Invariants*: a file is made under a temporary name beside the image and renamed when it is complete and durable
+//! ([`Place`]); the header is written last ([`HeaderLast`]), which guards a device. Nothing that holds data is overwritten
+//! without `--force`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use sealing::{Argon2Cost, OsRng, SlotKind};
+use sefs::anchor::{Anchor, AnchorPolicy};
+use sefs::backend::Backend;
+use sefs::error::{BackendError, Error, Posix};
+use sefs::format::KeySlot;
+use sefs::keys::VolumeKey;
+use sefs::vfs::{Env, FormatOptions, OpenOptions, Owner, Volume};
+use serde_json::json;
+
+use crate::anchor::AnchorSpec;
+use crate::header_last::HeaderLast;
+use crate::interrupt;
+use crate::invocation::{self, Role};
+use crate::key_source::{KeyArgs, KeySource};
+use crate::mount_options::MountOptions;
+use crate::names::escaped;
+use crate::new_anchor::NewAnchor;
+use crate::place::{Place, host_refused, is_device};
+use crate::populate::{self, Counts, PopulateError, Step, Survey};
+use crate::progress::{Progress, Unit};
+use crate::report::{Failure, Output, Tool, harden};
+use crate::size;
+use crate::source::WalkOptions;
+use crate::volume_id::VolumeId;
+
+/// Make an encrypted, integrity-protected SEFS volume in a file or on a block device.
+///
+/// The image is written under a temporary name and renamed when it is complete, so a half-made image never stands under
+/// the final name. On a block device, which has no second name, the header is written last. With both --key-file and
+/// --passphrase-file the volume gets two key slots, and either of them opens it.
+#[derive(Parser, Debug)]
+#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH; the file must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)))]
+pub struct MkfsArgs {
+    /// The file or block device to make the volume in
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    image: PathBuf,
+    /// The volume's size, as 512M or 20G (powers of 1024) [default: with --from the content and a quarter more, at least
+    /// 64M; on a device all of it]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    size: Option<u64>,
+    /// Fill the volume from this directory, with all attributes
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    from: Option<PathBuf>,
+    /// With --from: do not descend into other filesystems mounted below DIR
+    #[arg(long, short = 'x', requires = "from")]
+    one_file_system: bool,
+    /// With --from: leave out what cannot be read, instead of giving up
+    #[arg(long, requires = "from")]
+    skip_unreadable: bool,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// The same as mount options: key-file=FILE,passphrase-file=FILE,…
+    #[arg(short = 'o', value_name = "OPTION,…", help_heading = "Key and trust")]
+    options: Vec<String>,
+    /// When the anchor advances: at every commit (strict), or at checkpoints only
+    #[arg(long, value_enum, default_value_t = Policy::Strict, requires = "anchor", help_heading = "Key and trust")]
+    anchor_policy: Policy,
+    /// A name for people, at most 64 bytes
+    #[arg(long, short = 'L', default_value = "", hide_default_value = true)]
+    label: String,
+    /// Replace whatever IMAGE holds
+    #[arg(long)]
+    force: bool,
+    /// Print one line of JSON about the new volume
+    #[arg(long)]
+    json: bool,
+    /// Print nothing but errors
+    #[arg(long, short)]
+    quiet: bool,
+    /// Make a packed read-only image (not supported by this release)
+    #[arg(long, hide = true)]
+    read_only: bool,
+    /// Make a public image (not supported by this release)
+    #[arg(long, hide = true)]
+    public: bool,
+    /// Layer the volume over an image (not supported by this release)
+    #[arg(long, hide = true, value_name = "IMAGE[,KEY]")]
+    lower: Vec<String>,
+    /// Make the same image from the same content (not supported by this release)
+    #[arg(long, hide = true)]
+    reproducible: bool,
+}
+
+/// When an anchor advances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Policy {
+    /// At every commit.
+    Strict,
+    /// At checkpoints.
+    Checkpoint,
+}
+
+/// Runs the tool: `args` start with the program's name.
+pub fn run(args: &[OsString]) -> ExitCode {
+    harden();
+    let role = Role::of(args.first());
+    let args: MkfsArgs = match invocation::parse(args, ExitCode::FAILURE) {
+        Ok(args) => args,
+        Err(exit) => return exit,
+    };
+    let quiet = args.quiet || role == Role::Helper;
+    let mut mkfs = Mkfs { args, quiet, stop: interrupt::watch() };
+    match mkfs.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            TOOL.fail(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const TOOL: Tool = Tool("mkfs.sefs");
+/// The smallest volume that the format allows.
+const LEAST_BYTES: u64 = 4 << 20;
+
+struct Mkfs {
+    args: MkfsArgs,
+    quiet: bool,
+    stop: Arc<AtomicBool>,
+}
+
+/// What goes into the volume, and the volume's size.
+struct Content {
+    survey: Option<Survey>,
+    size_bytes: u64,
+}
+
+/// What was made.
+struct Made {
+    size_bytes: u64,
+    volume_id: VolumeId,
+    kinds: Vec<SlotKind>,
+    counts: Option<Counts>,
+}
+
+impl Mkfs {
+    fn run(&mut self) -> Result<(), Failure> {
+        self.args.key = MountOptions::key_args(&self.args.options, &self.args.key)?;
+        self.refuse_unsupported()?;
+        let sources = self.key_sources()?;
+        let place = Place::find(&self.args.image, self.args.force)?;
+        let survey = self.survey(&place)?;
+        let content = Content { survey, size_bytes: self.size_bytes(&place, survey.as_ref())? };
+        if let Some(survey) = &content.survey {
+            place.has_room(survey.least_bytes())?;
+        }
+        let made = self.make(place, &content, &sources)?;
+        self.report(&made)
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), Failure> {
+        let args = &self.args;
+        let asked = [
+            (
+                args.read_only,
+                "--read-only",
+                "packed images are not supported by this release",
+                "leave it away for a read-write volume",
+            ),
+            (
+                args.public,
+                "--public",
+                "public images are not supported by this release",
+                "leave it away for an encrypted volume",
+            ),
+            (
+                !args.lower.is_empty(),
+                "--lower",
+                "layers are not supported by this release",
+                "fill the volume with --from",
+            ),
+            (
+                args.reproducible,
+                "--reproducible",
+                "reproducible images are not supported by this release",
+                "leave it away",
+            ),
+            (args.key.abandon_anchor, "--abandon-anchor", "a new volume has no anchor to abandon", "leave it away"),
+        ];
+        for (given, option, reason, way_out) in asked {
+            if given {
+                return Err(Failure::usage(option, reason).way_out(way_out));
+            }
+        }
+        if args.label.len() > 64 {
+            return Err(Failure::usage("--label", format!("it has {} bytes", args.label.len()))
+                .way_out("give at most 64 bytes"));
+        }
+        Ok(())
+    }
+
+    /// Every source that was given becomes a slot.
+    fn key_sources(&self) -> Result<Vec<KeySource>, Failure> {
+        let key = &self.args.key;
+        let alone = |key_file, passphrase_file| KeyArgs { key_file, passphrase_file, ..key.clone() };
+        let several = match (&key.key_file, &key.passphrase_file) {
+            (Some(file), Some(phrase)) if file == phrase => {
+                return Err(Failure::usage(file.display(), "it is given as key file and as passphrase file")
+                    .way_out("give two different files"));
+            }
+            (Some(file), Some(phrase)) => vec![alone(Some(file.clone()), None), alone(None, Some(phrase.clone()))],
+            _ => vec![key.clone()],
+        };
+        let sources: Result<Vec<KeySource>, Failure> =
+            several.iter().map(|args| args.key_source(&self.args.image)).collect();
+        for warning in sources.iter().flatten().flat_map(|source| &source.warnings) {
+            TOOL.warn(warning);
+        }
+        sources
+    }
+
+    fn survey(&self, place: &Place) -> Result<Option<Survey>, Failure> {
+        let Some(from) = &self.args.from else { return Ok(None) };
+        let survey = populate::survey(from, &self.walk_options(place), &self.stop);
+        survey.map(Some).map_err(|error| self.not_filled(error, &Content { survey: None, size_bytes: 0 }))
+    }
+
+    fn size_bytes(&self, place: &Place, survey: Option<&Survey>) -> Result<u64, Failure> {
+        let image = self.args.image.display();
+        let size_bytes = match (self.args.size, survey, place.len_bytes()) {
+            (Some(size), _, len_bytes) if place.is_device() && size > len_bytes => {
+                let (has, asked) = (size::render(len_bytes), size::render(size));
+                return Err(Failure::new(image, format!("the device has {has}, --size asks for {asked}"))
+                    .way_out("give a smaller --size, or none for all of the device"));
+            }
+            (Some(size), ..) => size,
+            (None, _, len_bytes) if place.is_device() => len_bytes,
+            (None, Some(survey), _) => survey.size_bytes(),
+            (None, None, 0) => return Err(Failure::usage(image, "no size is given").way_out("give --size SIZE")),
+            (None, None, len_bytes) => len_bytes,
+        };
+        if size_bytes < LEAST_BYTES {
+            return Err(Failure::new(image, format!("a volume of {} is too small", size::render(size_bytes)))
+                .way_out("give --size 4M or more"));
+        }
+        match survey {
+            Some(survey) if survey.least_bytes() > size_bytes => {
+                Err(self.does_not_fit(&Content { survey: Some(*survey), size_bytes }))
+            }
+            _ => Ok(size_bytes),
+        }
+    }
+
+    fn make(&self, place: Place, content: &Content, sources: &[KeySource]) -> Result<Made, Failure> {
+        let mut walk = self.walk_options(&place);
+        let unplaced = place.begin(content.size_bytes)?;
+        walk.exclude.push(unplaced.id()?);
+        let mut anchor = NewAnchor::make(sources)?;
+        let of_host = |error: BackendError| self.not_made(error.into(), content);
+        let unfinished = Arc::new(HeaderLast::new(unplaced.backend()?).map_err(of_host)?);
+        let made = self.make_volume(unfinished.clone(), content, sources, &walk, anchor.get())?;
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(self.not_filled(PopulateError::Interrupted, content));
+        }
+        unfinished.finish().map_err(of_host)?;
+        unplaced.place()?;
+        anchor.keep();
+        Ok(made)
+    }
+
+    fn make_volume(
+        &self,
+        backend: Arc<dyn Backend>,
+        content: &Content,
+        sources: &[KeySource],
+        walk: &WalkOptions,
+        anchor: Option<Arc<dyn Anchor>>,
+    ) -> Result<Made, Failure> {
+        let failed = |error: Error| self.not_made(error, content);
+        let mut volume_id = [0; 16];
+        sealing::Rng::fill(&OsRng, &mut volume_id).map_err(|_| failed(Error::Rng))?;
+        // A random UUID (RFC 9562, version 4).
+        (volume_id[6], volume_id[8]) = (volume_id[6] & 0x0f | 0x40, volume_id[8] & 0x3f | 0x80);
+        let volume_id = self.args.key.volume_id.unwrap_or(VolumeId(volume_id));
+        let env = Env::host();
+        let (key, slots) = slots(sources, &volume_id, &env)?;
+        let policy = match self.args.anchor_policy {
+            Policy::Strict => AnchorPolicy::Strict,
+            Policy::Checkpoint => AnchorPolicy::Checkpoint,
+        };
+        let options = FormatOptions {
+            size_bytes: content.size_bytes,
+            volume_id: volume_id.0,
+            label: self.args.label.clone(),
+            slots,
+            anchor: anchor.clone().map(|anchor| (anchor, policy)),
+            root: Owner { mode: 0o755, uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() },
+        };
+        Volume::format(backend.clone(), &key, &options, &env).map_err(failed)?;
+        let counts = match &self.args.from {
+            Some(from) => {
+                let options = OpenOptions { anchor, volume_id: Some(volume_id.0), ..OpenOptions::default() };
+                let volume = Volume::open(backend, &key, &options, &env).map_err(failed)?;
+                let counts = self.fill(&volume, from, walk, content)?;
+                volume.close().map_err(failed)?;
+                Some(counts)
+            }
+            None => None,
+        };
+        Ok(Made {
+            size_bytes: content.size_bytes,
+            volume_id,
+            kinds: sources.iter().map(KeySource::kind).collect(),
+            counts,
+        })
+    }
+
+    fn fill(&self, volume: &Volume, from: &Path, walk: &WalkOptions, content: &Content) -> Result<Counts, Failure> {
+        let mut progress =
+            (!self.quiet).then(|| Progress::start("sealing", Unit::Bytes, content.survey.map(|it| it.data_bytes)));
+        let files_expected = content.survey.map_or(0, |survey| survey.files);
+        populate::populate(volume, from, walk, &self.stop, &mut |step| match step {
+            Step::Progress(counts) => {
+                if let Some(progress) = &mut progress {
+                    progress.set_label(format!("sealing file {} of {files_expected}", counts.files));
+                    progress.set(counts.bytes);
+                }
+            }
+            Step::Warning(line) => TOOL.warn(&line),
+        })
+        .map_err(|error| self.not_filled(error, content))
+    }
+
+    fn walk_options(&self, place: &Place) -> WalkOptions {
+        WalkOptions {
+            one_file_system: self.args.one_file_system,
+            skip_unreadable: self.args.skip_unreadable,
+            exclude: place.occupied_id().into_iter().collect(),
+            contents: false,
+        }
+    }
+
+    fn not_filled(&self, error: PopulateError, content: &Content) -> Failure {
+        match error {
+            PopulateError::Interrupted => {
+                let left =
+                    if is_device(&self.args.image) { "the device holds no volume now" } else { "nothing was made" };
+                Failure::new(self.args.image.display(), format!("interrupted; {left}")).way_out("run it again")
+            }
+            PopulateError::Source(what) => Failure::new(
+                escaped(what.path.as_os_str().as_encoded_bytes()),
+                format!("it cannot be read: {}", what.errno.desc()),
+            )
+            .way_out("mend that, or give --skip-unreadable to leave it out"),
+            PopulateError::NoSpace => self.not_made(Posix::NoSpace.into(), content),
+            PopulateError::Volume { path, error } => match host_errno(&error) {
+                Some(_) => self.not_made(error, content),
+                None => {
+                    Failure::new(escaped(path.as_os_str().as_encoded_bytes()), format!("it cannot be stored: {error}"))
+                        .way_out("leave it out of the directory")
+                }
+            },
+        }
+    }
+
+    fn not_made(&self, error: Error, content: &Content) -> Failure {
+        let image = &self.args.image;
+        match host_errno(&error) {
+            Some(errno) => host_refused(image, &std::io::Error::from_raw_os_error(errno)),
+            None if error == Error::Posix(Posix::NoSpace) && content.survey.is_some() => self.does_not_fit(content),
+            None => Failure::volume(image, &error),
+        }
+    }
+
+    fn does_not_fit(&self, content: &Content) -> Failure {
+        let size_bytes = content.size_bytes;
+        let from = self.args.from.as_deref().unwrap_or(Path::new("the content"));
+        // What did not fit although the estimate said so needs more than the estimate.
+        let estimate = content.survey.as_ref().map_or(0, Survey::size_bytes);
+        let needed = if estimate > size_bytes { estimate } else { size_bytes.saturating_add(size_bytes / 2) };
+        let needed_mib = needed.div_ceil(1 << 20);
+        let way_out = if is_device(&self.args.image) {
+            format!("use a device of at least {needed_mib} MiB")
+        } else {
+            format!("give --size {needed_mib}M, or leave --size out")
+        };
+        Failure::new(from.display(), format!("it does not fit into a volume of {}", size::render(size_bytes)))
+            .way_out(way_out)
+    }
+
+    fn report(&self, made: &Made) -> Result<(), Failure> {
+        let mut output = Output::stdout();
+        let kinds: Vec<&str> = made.kinds.iter().map(|&kind| slot_text(kind)).collect();
+        if self.args.json {
+            output.json(&self.as_json(made, &kinds))?;
+        } else if !self.quiet {
+            let slots = if kinds.len() == 1 { "key slot" } else { "key slots" };
+            let size = size::render(made.size_bytes);
+            let image = escaped(self.args.image.as_os_str().as_encoded_bytes());
+            output.line(format!("{image}: {size}, volume {}, {slots}: {}", made.volume_id, kinds.join(", ")))?;
+            if let Some(counts) = &made.counts {
+                output.line(format!("{image}: {}", counts_text(counts)))?;
+            }
+        }
+        if kinds.len() == 1 && !self.quiet {
+            TOOL.warn("this volume has a single key; whoever loses it loses the data: give --key-file and --passphrase-file for two");
+        }
+        Ok(())
+    }
+
+    fn as_json(&self, made: &Made, kinds: &[&str]) -> serde_json::Value {
+        let counts = made.counts.as_ref().map(|counts| {
+            json!({
+                "files": counts.files,
+                "directories": counts.directories,
+                "symlinks": counts.symlinks,
+                "specials": counts.specials,
+                "hard_links": counts.hard_links,
+                "bytes": counts.bytes,
+                "xattrs": counts.xattrs,
+                "skipped": counts.skipped,
+                "xattrs_skipped": counts.xattrs_skipped,
+            })
+        });
+        json!({
+            "image": escaped(self.args.image.as_os_str().as_encoded_bytes()),
+            "volume_id": made.volume_id.to_string(),
+            "label": self.args.label,
+            "size_bytes": made.size_bytes,
+            "key_slots": kinds,
+            "anchor": self.args.key.anchor.as_ref().map(AnchorSpec::to_string),
+            "content": counts,
+        })
+    }
+}
+
+/// A fresh volume key, and a slot for each of its owners.
+fn slots(sources: &[KeySource], volume_id: &VolumeId, env: &Env) -> Result<(VolumeKey, Vec<KeySlot>), Failure> {
+    let key = VolumeKey::generate(&*env.rng).map_err(|error| Failure::new("random generator", error))?;
+    let slots: Result<Vec<KeySlot>, Failure> =
+        sources.iter().map(|source| source.slot_for(&key, volume_id, &Argon2Cost::DEFAULT)).collect();
+    Ok((key, slots?))
+}
+
+fn slot_text(kind: SlotKind) -> &'static str {
+    match kind {
+        SlotKind::RawKey => "key file",
+        SlotKind::Passphrase => "passphrase",
+        _ => "other",
+    }
+}
+
+fn counts_text(counts: &Counts) -> String {
+    let plural = |count: u64, one: &str, many: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        _ => Some(format!("{count} {many}")),
+    };
+    let parts = [
+        plural(counts.files, "file", "files"),
+        plural(counts.directories, "directory", "directories"),
+        plural(counts.symlinks, "symlink", "symlinks"),
+        plural(counts.specials, "special file", "special files"),
+        plural(counts.hard_links, "hard link", "hard links"),
+        plural(counts.skipped, "entry left out", "entries left out"),
+        plural(counts.xattrs_skipped, "attribute left out", "attributes left out"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().chain([size::render(counts.bytes)]).collect();
+    parts.join(", ")
+}
+
+/// The host's error number, if it was the host that failed.
+fn host_errno(error: &Error) -> Option<i32> {
+    match error {
+        Error::Backend(failure) if failure.errno != 0 => Some(failure.errno),
+        _ => None,
+    }
+}

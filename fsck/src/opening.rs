@@ -1,0 +1,93 @@
+//! From a path and a key to an open volume: the image is locked first, then its key found, then the volume opened.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sefs::anchor::{Anchor, FileAnchor};
+use sefs::backend::{Backend, FileBackend};
+use sefs::format::Header;
+use sefs::keys::VolumeKey;
+use sefs::vfs::{Env, OpenOptions, Volume};
+
+use crate::anchor::AnchorSpec;
+use crate::image::{Image, ImageUse};
+use crate::key_source::{KeyArgs, KeySource};
+use crate::report::{Failure, Tool};
+
+/// A locked image whose header can be read, as yet without a key.
+pub struct Located {
+    /// The path as the caller gave it.
+    pub path: PathBuf,
+    /// The image's blocks.
+    pub backend: Arc<dyn Backend>,
+    /// The header, not authenticated.
+    pub header: Header,
+    /// Keeps the lock.
+    _image: Image,
+    image_use: ImageUse,
+}
+
+/// A located image with its key.
+pub struct Unlocked {
+    /// Where it is.
+    pub located: Located,
+    /// The volume key.
+    pub key: VolumeKey,
+    /// Where the key came from, and what else the caller demands.
+    pub source: KeySource,
+}
+
+impl Located {
+    /// Locks the image at `path` and reads its header.
+    pub fn open(path: &Path, image_use: ImageUse) -> Result<Located, Failure> {
+        let image = Image::open(path, image_use)?;
+        let io = |error| Failure::io(path, &error);
+        let file = image.file().try_clone().map_err(io)?;
+        let backend: Arc<dyn Backend> = Arc::new(FileBackend::new(file).map_err(io)?);
+        let header = Volume::read_header(&*backend).map_err(|error| Failure::volume(path, &error))?;
+        Ok(Located { path: path.to_path_buf(), backend, header, _image: image, image_use })
+    }
+
+    /// Finds the key.
+    pub fn unlock(self, key: &KeyArgs, tool: Tool) -> Result<Unlocked, Failure> {
+        let source = key.key_source(&self.path)?;
+        source.warnings.iter().for_each(|warning| tool.warn(warning));
+        let key = source.open_key(&self.path, &self.header, ARGON2_BYTES)?;
+        Ok(Unlocked { located: self, key, source })
+    }
+}
+
+impl Unlocked {
+    /// Opens the volume, for writing if the image was opened for that.
+    pub fn volume(&self) -> Result<Volume, Failure> {
+        let Unlocked { located, key, .. } = self;
+        Volume::open(located.backend.clone(), key, &self.options()?, &Env::host()).map_err(|error| self.failed(&error))
+    }
+
+    /// How the volume is to be opened.
+    pub fn options(&self) -> Result<OpenOptions, Failure> {
+        Ok(OpenOptions {
+            read_only: self.located.image_use == ImageUse::ReadOnly,
+            anchor: self.source.anchor.as_ref().map(open_anchor).transpose()?,
+            abandon_anchor: self.source.abandon_anchor,
+            volume_id: self.source.volume_id.map(|id| id.0),
+            ..OpenOptions::default()
+        })
+    }
+
+    /// What the library said, about this image.
+    pub fn failed(&self, error: &sefs::error::Error) -> Failure {
+        Failure::volume(&self.located.path, error)
+    }
+}
+
+/// Memory that a passphrase's key derivation may take.
+const ARGON2_BYTES: u64 = 4 << 30;
+
+fn open_anchor(spec: &AnchorSpec) -> Result<Arc<dyn Anchor>, Failure> {
+    let AnchorSpec::File(path) = spec;
+    match FileAnchor::open(path) {
+        Ok(anchor) => Ok(Arc::new(anchor)),
+        Err(error) => Err(Failure::volume(path, &error.into())),
+    }
+}
