@@ -29,7 +29,7 @@ use crate::volume_id::VolumeId;
 
 /// Look inside a SEFS volume without mounting it. Nothing is changed, not even a log is replayed on disk.
 #[derive(Parser, Debug)]
-#[command(name = "debug.sefs", version, max_term_width = 100, subcommand_required = true)]
+#[command(name = "debug.sefs", bin_name = "debug.sefs", version, max_term_width = 100, subcommand_required = true)]
 pub struct DebugArgs {
     /// The image or block device
     #[arg(value_hint = clap::ValueHint::FilePath)]

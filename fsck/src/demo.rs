@@ -21,7 +21,7 @@ use crate::invocation;
 ///
 /// Without a directory, the demo works in a temporary one and removes it in the end.
 #[derive(Parser, Debug)]
-#[command(name = "sefs-demo", version)]
+#[command(name = "sefs-demo", bin_name = "sefs-demo", version)]
 pub struct DemoArgs {
     /// Where to work: a directory that does not exist yet or is empty. It stays afterwards.
     dir: Option<PathBuf>,

@@ -35,7 +35,7 @@ use crate::report::{Failure, FsckExit, Output, Tool, harden};
 /// Exit codes as in fsck(8): 0 no errors, 1 errors corrected, 4 errors left, 8 the check could not be made, 16 wrong usage,
 /// 32 interrupted.
 #[derive(Parser, Debug)]
-#[command(name = "fsck.sefs", version, max_term_width = 100, disable_version_flag = true)]
+#[command(name = "fsck.sefs", bin_name = "fsck.sefs", version, max_term_width = 100, disable_version_flag = true)]
 pub struct FsckArgs {
     /// The image or block device
     #[arg(value_hint = clap::ValueHint::FilePath)]

@@ -42,7 +42,7 @@ use crate::volume_id::VolumeId;
 /// the final name. On a block device, which has no second name, the header is written last. With both --key-file and
 /// --passphrase-file the volume gets two key slots, and either of them opens it.
 #[derive(Parser, Debug)]
-#[command(name = "mkfs.sefs", version, max_term_width = 100, mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH; the file must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)))]
+#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH; the file must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)))]
 pub struct MkfsArgs {
     /// The file or block device to make the volume in
     #[arg(value_hint = clap::ValueHint::FilePath)]

@@ -81,7 +81,7 @@ pub(crate) struct SealedEpochPage {
 
 /// The slot that holds the checkpoint of a generation.
 pub(crate) fn slot_of(generation: Generation) -> u8 {
-    if generation.0 % 2 == 0 { 0 } else { 1 }
+    if generation.0.is_multiple_of(2) { 0 } else { 1 }
 }
 
 /// The keys that derive from the volume key for one message each.
@@ -190,5 +190,4 @@ pub(crate) fn random<const N: usize>(rng: &dyn Rng) -> error::Result<[u8; N]> {
 }
 
 #[cfg(test)]
-#[path = "keys_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -191,11 +191,6 @@ impl Sealer {
         Ok(SealedRun { epoch: epoch.id, nonce, tags })
     }
 
-    /// Seals one block by itself.
-    pub(crate) fn seal_block(&self, plain: &[u8; BLOCK_SIZE], out: &mut [u8]) -> Result<Proof, SealFailure> {
-        self.seal(|keys| &*keys.data, CLASS_DATA, 0, plain, out)
-    }
-
     /// Verifies and decrypts a data block in place.
     pub(crate) fn open_data(&self, loc: &BlockLoc, buf: &mut [u8; BLOCK_SIZE]) -> Result<(), OpenFailure> {
         let keys = self.keys(loc.epoch)?;
@@ -313,6 +308,7 @@ impl Sealer {
     }
 
     /// The epoch that seals; `None` before the first [`Sealer::new_epoch`].
+    #[cfg(test)]
     pub(crate) fn current(&self) -> Option<EpochId> {
         self.table.read().current
     }
@@ -333,6 +329,7 @@ impl Sealer {
     }
 
     /// Lowers how many messages an epoch may seal, for tests of what happens then.
+    #[cfg(test)]
     pub(crate) fn set_epoch_limit(&self, messages: u32) {
         self.table.write().limit = messages.into();
     }
@@ -356,6 +353,7 @@ impl Sealer {
     }
 
     /// Sets the count of an epoch, as a check of the whole volume found it.
+    #[cfg(test)]
     pub(crate) fn set_live(&self, id: EpochId, live_blocks: u64) {
         if let Some(epoch) = self.table.write().epochs.get_mut(&id) {
             epoch.live_blocks = live_blocks;
@@ -479,5 +477,4 @@ impl Table {
 }
 
 #[cfg(test)]
-#[path = "sealer_tests.rs"]
 mod tests;

@@ -78,19 +78,15 @@ impl Suite for RustCrypto {
     }
 
     fn derive(&self, salt: &[u8], secret: &SecretKey, info: &[&[u8]]) -> SecretKey {
-        let mut derived = SecretKey([0; 32]);
-        Hkdf::<Sha256>::new(Some(salt), secret.expose())
-            .expand_multi_info(info, &mut derived.0)
-            .expect("HKDF-SHA256 yields up to 8,160 bytes");
-        derived
+        hkdf(salt, secret.expose(), info)
     }
 
     fn mac(&self, key: &SecretKey, data: &[u8]) -> [u8; 32] {
-        hmac(key, data).finalize().into_bytes().into()
+        hmac(key.expose(), data).finalize().into_bytes().into()
     }
 
     fn verify_mac(&self, key: &SecretKey, data: &[u8], expected: &[u8; 32]) -> Result<(), AuthFailed> {
-        hmac(key, data).verify(expected.into()).map_err(|_| AuthFailed)
+        hmac(key.expose(), data).verify(expected.into()).map_err(|_| AuthFailed)
     }
 
     fn sha256(&self, parts: &[&[u8]]) -> [u8; 32] {
@@ -102,8 +98,15 @@ impl Suite for RustCrypto {
     }
 }
 
-fn hmac(key: &SecretKey, data: &[u8]) -> Hmac<Sha256> {
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key.expose()).expect("HMAC takes keys of any length");
+fn hkdf(salt: &[u8], secret: &[u8], info: &[&[u8]]) -> SecretKey {
+    let mut derived = SecretKey([0; 32]);
+    let expanded = Hkdf::<Sha256>::new(Some(salt), secret).expand_multi_info(info, &mut derived.0);
+    expanded.expect("HKDF-SHA256 yields up to 8,160 bytes");
+    derived
+}
+
+fn hmac(key: &[u8], data: &[u8]) -> Hmac<Sha256> {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(data);
     mac
 }
@@ -153,5 +156,4 @@ impl Rng for OsRng {
 }
 
 #[cfg(test)]
-#[path = "suite_tests.rs"]
 mod tests;

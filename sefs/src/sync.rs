@@ -4,15 +4,16 @@
 //! a volume that stops answering is no safer than one that goes on. Lock order is the business of those who lock.
 
 #[cfg(feature = "std")]
-pub(crate) use sleeping::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use sleeping::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 #[cfg(not(feature = "std"))]
-pub(crate) use spinning::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use spinning::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 
 #[cfg(feature = "std")]
 mod sleeping {
     use core::time::Duration;
     use std::sync;
-    pub(crate) use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+    pub(crate) use std::sync::RwLockWriteGuard;
+    use std::sync::{MutexGuard, RwLockReadGuard};
 
     /// Mutual exclusion.
     #[derive(Default)]
@@ -35,6 +36,7 @@ mod sleeping {
             self.0.lock().unwrap_or_else(sync::PoisonError::into_inner)
         }
 
+        #[cfg(test)]
         pub(crate) fn into_inner(self) -> T {
             self.0.into_inner().unwrap_or_else(sync::PoisonError::into_inner)
         }
@@ -65,6 +67,7 @@ mod sleeping {
         }
 
         /// As `wait`, for at most `timeout_ms` milliseconds. Without `std` it returns at once.
+        #[cfg_attr(not(test), allow(dead_code, reason = "part of the interface that both kinds of lock share"))]
         pub(crate) fn wait_timeout_ms<'a, T>(&self, guard: MutexGuard<'a, T>, timeout_ms: u64) -> MutexGuard<'a, T> {
             let waited = self.0.wait_timeout(guard, Duration::from_millis(timeout_ms));
             waited.unwrap_or_else(sync::PoisonError::into_inner).0
@@ -81,7 +84,8 @@ mod sleeping {
 mod spinning {
     use core::ops::{Deref, DerefMut};
 
-    pub(crate) use spin::{RwLockReadGuard, RwLockWriteGuard};
+    use spin::RwLockReadGuard;
+    pub(crate) use spin::RwLockWriteGuard;
 
     /// Mutual exclusion.
     #[derive(Default)]
@@ -111,6 +115,7 @@ mod spinning {
             MutexGuard { mutex: self, value: self.0.lock() }
         }
 
+        #[cfg(test)]
         pub(crate) fn into_inner(self) -> T {
             self.0.into_inner()
         }
@@ -160,6 +165,7 @@ mod spinning {
         }
 
         /// Returns at once: there is no clock to wait by.
+        #[cfg_attr(not(test), allow(dead_code, reason = "part of the interface that both kinds of lock share"))]
         pub(crate) fn wait_timeout_ms<'a, T>(&self, guard: MutexGuard<'a, T>, _timeout_ms: u64) -> MutexGuard<'a, T> {
             guard
         }

@@ -258,7 +258,12 @@ impl State {
     }
 
     /// Puts into `waiting` what the newest checkpoint, `generation`, released since the one that `previous` names.
-    pub(super) fn hold_released(&mut self, io: &dyn PageIo, previous: &AllocEntry, generation: Generation) -> Result<()> {
+    pub(super) fn hold_released(
+        &mut self,
+        io: &dyn PageIo,
+        previous: &AllocEntry,
+        generation: Generation,
+    ) -> Result<()> {
         self.know_quads(io)?;
         let top = self.geometry.levels();
         pages::check_counts(&self.geometry, top, 0, previous)?;

@@ -186,7 +186,9 @@ mod tests {
 
     #[test]
     fn levels_are_the_fewest_that_cover_all_groups() {
-        for (groups, levels) in [(1, 1), (64, 1), (65, 2), (4_096, 2), (4_097, 3), (262_144, 3), (262_145, 4), (1 << 24, 4)] {
+        for (groups, levels) in
+            [(1, 1), (64, 1), (65, 2), (4_096, 2), (4_097, 3), (262_144, 3), (262_145, 4), (1 << 24, 4)]
+        {
             assert_eq!(geometry(groups * GROUP_BLOCKS).levels(), levels, "{groups} groups");
         }
         assert!(Geometry::new((1 << 39) + 32_768, 64, 64).is_err());

@@ -152,8 +152,8 @@ impl Allocator {
         &self.geometry
     }
 
-    /// Takes `blocks` blocks for data, in as few runs as possible. With `use_reserve` nearly all of the reserve may be
-    /// used too. `NoSpace`, and every other error, changes nothing.
+    /// Takes `blocks` blocks for data, in as few runs as possible. With `use_reserve` all of the reserve but a
+    /// sixteenth may be used too. `NoSpace`, and every other error, changes nothing.
     pub(crate) fn allocate_data(&self, io: &dyn PageIo, blocks: u64, use_reserve: bool) -> Result<Vec<Extent>> {
         let mut state = self.state.lock();
         state.ripen(&self.pins);

@@ -316,9 +316,8 @@ impl State {
         dry: bool,
         measure: impl Fn(u64, &Bits, usize) -> u64,
     ) -> Result<Option<u64>> {
-        let (here, after) = current.map_or((0, REGIONS - 1), |region| {
-            (region * REGION_BLOCKS / GROUP_BLOCKS, region_in_group(region))
-        });
+        let (here, after) =
+            current.map_or((0, REGIONS - 1), |region| (region * REGION_BLOCKS / GROUP_BLOCKS, region_in_group(region)));
         let enough = |size: &(usize, u64)| size.1 >= tier.region;
         let best = self.view(io, here)?.best_region(after, |bits, region| measure(here, bits, region));
         if let Some((region, _)) = best.filter(enough) {

@@ -165,7 +165,8 @@ mod tests {
         FileBackend::create(&path, 8192).unwrap();
         let read_only = FileBackend::open(&path, false).unwrap();
         let failure = read_only.write_at(4096, HostBuf::zeroed(4096));
-        let expected = BackendError { operation: BackendOperation::Write, offset_bytes: 4096, errno: Errno::EBADF as i32 };
+        let expected =
+            BackendError { operation: BackendOperation::Write, offset_bytes: 4096, errno: Errno::EBADF as i32 };
         assert_eq!(failure, Err(expected));
         let failure = read_only.discard(0, 4096).map_err(|failure| (failure.operation, failure.errno));
         assert_eq!(failure, Err((BackendOperation::Discard, Errno::EBADF as i32)));

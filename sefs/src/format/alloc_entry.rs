@@ -82,3 +82,6 @@ impl AllocEntry {
         Ok(AllocEntry { present: present == 1, home, state, epoch, nonce, tag, free_quads, free_blocks })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,8 @@ use crate::types::{BlockAddr, EpochId, Generation};
 
 /// Bytes of a stored reference.
 pub const BLOCK_REF_LEN: usize = 48;
-/// The largest source that this version knows: 0, for it has no layers.
-pub(crate) const MAX_SOURCE: u8 = 0;
+/// The only source that this version knows: the volume itself, for it has no layers.
+pub(crate) const OWN_SOURCE: u8 = 0;
 
 /// Where a node lies and what proves it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +63,7 @@ impl BlockRef {
             len_bytes: (u32::from(units) + 1) * 16,
         };
         let end = reference.addr.0 + u64::from(reference.len_bytes).div_ceil(crate::types::BLOCK_SIZE_U64);
-        (source <= MAX_SOURCE && flags == 0 && end <= U48_END).then_some(reference)
+        (source == OWN_SOURCE && flags == 0 && end <= U48_END).then_some(reference)
     }
 }
 

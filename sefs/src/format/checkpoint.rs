@@ -318,3 +318,6 @@ impl AnchorBinding {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use super::block_ref::MAX_SOURCE;
+use super::block_ref::OWN_SOURCE;
 use super::codec::{Decoded, Reader, U48_END, Writer, count_u16};
 use crate::suite::{Nonce, Tag};
 use crate::types::{BlockAddr, CHUNK_BLOCKS, EpochId, Generation};
@@ -180,6 +180,9 @@ impl Patch {
 
     /// Adds a newer patch; applying the result equals applying both in turn. `released` receives each sealed block of
     /// this patch that the newer one replaces or clears.
+    ///
+    /// A patch must not name a sealed block that the chunk below holds already: when a newer patch replaces it, it would be
+    /// released here and again when the result is applied.
     pub fn merge(&mut self, newer: &Patch, released: &mut dyn FnMut(BlockLoc)) {
         if !newer.reset {
             for (block, state) in newer.iter() {
@@ -262,7 +265,7 @@ impl Run {
         let epoch = EpochId(reader.u32()?);
         let (addr, birth) = (reader.u48()?, reader.u48()?);
         let nonce: Nonce = reader.array()?;
-        if source > MAX_SOURCE || flags != 0 {
+        if source != OWN_SOURCE || flags != 0 {
             return Err("a run with an unknown source or flag");
         }
         if first < floor || blocks == 0 || first.checked_add(blocks).is_none_or(|end| end > BLOCKS) {
@@ -362,3 +365,6 @@ fn decode_runs(
     }
     if covered == present { Ok(()) } else { Err("runs do not cover the present mask") }
 }
+
+#[cfg(test)]
+mod tests;

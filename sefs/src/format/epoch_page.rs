@@ -82,3 +82,6 @@ impl EpochPage {
         Ok(EpochPage { entries })
     }
 }
+
+#[cfg(test)]
+mod tests;

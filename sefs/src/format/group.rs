@@ -259,3 +259,6 @@ impl fmt::Debug for LogRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

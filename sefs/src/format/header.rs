@@ -357,3 +357,6 @@ fn reserved(reader: &mut Reader<'_>, len: usize) -> Decoded<()> {
 fn demand(holds: bool, field: &'static str) -> Decoded<()> {
     if holds { Ok(()) } else { Err(field) }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

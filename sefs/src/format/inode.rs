@@ -230,3 +230,6 @@ fn read_extensions(reader: &mut Reader<'_>) -> Decoded<Vec<(u16, Vec<u8>)>> {
     }
     Ok(extensions)
 }
+
+#[cfg(test)]
+mod tests;

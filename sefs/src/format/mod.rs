@@ -41,3 +41,10 @@ pub use record::{
 
 /// The version of the format that this library writes and reads.
 pub const FORMAT_VERSION: u16 = 1;
+
+#[cfg(test)]
+mod any;
+#[cfg(test)]
+pub(crate) use header::tests::example as example_header;
+#[cfg(all(test, feature = "std"))]
+mod page_tests;

@@ -227,3 +227,6 @@ const JOB_REENCRYPT: u8 = 1;
 fn name_len(name: &[u8]) -> u8 {
     u8::try_from(name.len()).expect("names are checked against 255 bytes before they are written")
 }
+
+#[cfg(test)]
+mod tests;

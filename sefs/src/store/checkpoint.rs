@@ -18,9 +18,9 @@ use alloc::vec::Vec;
 
 use crate::allocator::{Extent, Interval, PageIo};
 use crate::backend::{Backend, HostBuf, Io};
-use crate::error::{Error, Result, RolledBack, Tampered};
+use crate::error::{Error, Posix, Result, RolledBack, Tampered};
 use crate::format::{
-    AllocEntry, AnchorPolicy, BlockLoc, BlockRef, BlockState, Chunk, Checkpoint, EpochPageRef, FILES_TREE, Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
+    AllocEntry, BlockLoc, BlockRef, BlockState, Chunk, Checkpoint, EpochPageRef, FILES_TREE, Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
 };
 use crate::merge::{self, Change, NodeWriter};
 use crate::node::Node;
@@ -91,7 +91,11 @@ impl Store {
         let result = self.run_checkpoint(&mut slots, occasion);
         // Half of it may be on the backend, but no slot names it. The layers and the log still hold the truth; what is
         // unknown is the backend, so nothing more is written.
-        result.map_err(|failure| self.latch(failure))
+        // Only a merge that found no space was undone whole.
+        match result {
+            Err(Error::Posix(Posix::NoSpace)) if self.layers.read().frozen.is_none() => Err(Posix::NoSpace.into()),
+            result => result.map_err(|failure| self.latch(failure)),
+        }
     }
 
     fn run_checkpoint(&self, slots: &mut Slots, occasion: Occasion) -> Result<()> {
@@ -100,9 +104,12 @@ impl Store {
         self.copy_home(&frozen)?;
         let mut totals = Totals::default();
         let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals, failure: None };
-        let system_root = self.merge_tree(&mut writer, &frozen, frozen.system_root, true)?;
-        let files_root = self.merge_tree(&mut writer, &frozen, frozen.files_root, false)?;
-        writer.drain()?;
+        let merged = self.merge_trees(&mut writer, &frozen);
+        let [system_root, files_root] = match merged {
+            Ok(roots) => roots,
+            Err(Error::Posix(Posix::NoSpace)) => return self.thaw(frozen),
+            Err(failure) => return Err(failure),
+        };
         let nodes = self.nodes_in_use().saturating_add_signed(totals.nodes);
         let mut next = slots.newest.clone();
         next.generation = generation;
@@ -174,6 +181,35 @@ impl Store {
             self.submit(join_writes(self, &writes))?;
         }
         Ok(())
+    }
+
+    fn merge_trees(&self, writer: &mut Writer<'_>, frozen: &Frozen) -> Result<[Option<Root>; 2]> {
+        let system_root = self.merge_tree(writer, frozen, frozen.system_root, true)?;
+        let files_root = self.merge_tree(writer, frozen, frozen.files_root, false)?;
+        writer.drain()?;
+        Ok([system_root, files_root])
+    }
+
+    /// Gives a checkpoint up that found no space: nothing names what it wrote, so its layer goes back under the active one.
+    fn thaw(&self, frozen: Frozen) -> Result<()> {
+        drop(frozen);
+        let mut layers = self.layers.write();
+        let layers = &mut *layers;
+        let Some(mut merged) = layers.frozen.take().and_then(Arc::into_inner) else {
+            return Err(Posix::NoSpace.into());
+        };
+        let mut released = Vec::new();
+        merged.absorb(&layers.active, &mut BTreeMap::new(), &mut |loc: BlockLoc| released.push(loc));
+        layers.active = merged;
+        let newer = core::mem::replace(&mut layers.ring_active, core::mem::take(&mut layers.ring_frozen));
+        layers.ring_active.extend(newer);
+        layers.unwritten_active += core::mem::take(&mut layers.unwritten_frozen);
+        self.alloc.unfreeze()?;
+        for loc in released {
+            layers.ring_active.remove(&loc.addr);
+            self.alloc.release(Extent { addr: loc.addr, blocks: 1 })?;
+        }
+        Err(Posix::NoSpace.into())
     }
 
     fn merge_tree(

@@ -70,6 +70,7 @@ impl Store {
         if self.read_only {
             return Ok(());
         }
+        self.check_latch()?;
         let target = self.layers.read().sequence;
         let mut state = self.commit_state.lock();
         loop {

@@ -24,7 +24,7 @@ use crate::cache::ByteCache;
 use crate::env::Env;
 use crate::error::{Corrupt, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
-    AnchorPolicy, BlockLoc, BlockState, Checkpoint, FILES_TREE, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, HEADER_LEN,
+    AnchorBinding, AnchorPolicy, BlockLoc, BlockState, Checkpoint, FILES_TREE, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, HEADER_LEN,
     Header, Key, Kind, LogRecord, Patch, SYSTEM_TREE, VerifiedHeader,
 };
 use crate::keys::{self, OpenFault, VolumeKey};
@@ -185,7 +185,7 @@ impl Store {
             log.sequence = self.layers.read().sequence;
         }
         self.replayed.groups = keep as u64;
-        self.replayed.dropped = (chain.groups.len() - keep) as u64;
+        self.replayed.dropped = (chain.groups.len() - keep) as u64 + u64::from(chain.torn);
         Ok(self)
     }
 
@@ -201,7 +201,7 @@ impl Store {
 
     /// Follows the chain of groups from `start`, then looks for flushed groups behind its end.
     fn scan_log(&self, start: ChainPoint, clean: bool) -> Result<Chain> {
-        let mut chain = Chain { groups: Vec::new(), flushed: start.lsn };
+        let mut chain = Chain { groups: Vec::new(), flushed: start.lsn, torn: false };
         let mut at = start;
         while let Some((group, body)) = self.next_group(&at, start.lsn)? {
             chain.flushed = chain.flushed.max(body.flushed_lsn);
@@ -214,6 +214,7 @@ impl Store {
             }
             chain.groups.push(group);
         }
+        chain.torn = self.torn_group(&at, start.lsn)?;
         if !clean {
             let behind = self.flushed_behind(at.lsn, Lsn(start.lsn.0 + self.ring.blocks))?;
             if behind.is_some_and(|flushed| flushed > at.lsn) {
@@ -235,6 +236,15 @@ impl Store {
             return Ok(None);
         }
         self.open_group(&prefix, room)
+    }
+
+    /// Whether a group that does not open stands where the chain ends: it was written, and not whole.
+    fn torn_group(&self, at: &ChainPoint, start: Lsn) -> Result<bool> {
+        if at.lsn.0 - start.0 >= self.ring.blocks {
+            return Ok(false);
+        }
+        let prefix = prefix_of(&self.read_ring(at.lsn, 1)?);
+        Ok(prefix.is_some_and(|prefix| (prefix.lsn, prefix.previous_tag) == (at.lsn, at.tag)))
     }
 
     /// Opens a group under what its prefix says. Whoever calls has compared that with what is expected.
@@ -420,6 +430,8 @@ struct Chain {
     groups: Vec<Group>,
     /// All groups below were flushed.
     flushed: Lsn,
+    /// What follows the last group is one that was not written whole.
+    torn: bool,
 }
 
 impl Group {
@@ -516,7 +528,11 @@ fn build(
     let header = opened.header;
     let geometry = Geometry::new(header.total_blocks, header.ring_start.0, header.ring_blocks)?;
     let ring = Ring { start: header.ring_start.0, blocks: header.ring_blocks };
-    let checkpoint = newest.opened.checkpoint.clone();
+    let mut checkpoint = newest.opened.checkpoint.clone();
+    if options.abandon_anchor {
+        // Every later checkpoint repeats what this one says; the first of the mount makes it durable.
+        checkpoint.anchor = AnchorBinding::default();
+    }
     let limits = Limits::new(options.memory_bytes, &header, &geometry);
     let generation = checkpoint.generation;
     let allocator = Allocator::new(geometry, checkpoint.alloc_root, checkpoint.free_blocks, generation)?;

@@ -77,7 +77,7 @@ pub struct FsStat {
     pub blocks_free: u64,
     /// Blocks that writers can have.
     pub blocks_available: u64,
-    /// Inodes in use.
+    /// Inodes in use and possible.
     pub inodes: u64,
     /// Inodes that can still be made, estimated: one for each block.
     pub inodes_free: u64,

@@ -1,0 +1,14 @@
+//! The command-line tools, run as programs: what they make, what they refuse, and how they say it.
+
+#[path = "cli/bench.rs"]
+mod bench;
+#[path = "cli/debug.rs"]
+mod debug;
+#[path = "cli/from.rs"]
+mod from;
+#[path = "cli/fsck.rs"]
+mod fsck;
+#[path = "cli/mkfs.rs"]
+mod mkfs;
+#[path = "cli/speech.rs"]
+mod speech;

@@ -1,0 +1,138 @@
+//! debug.sefs: looking inside, and changing nothing.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+
+use crate::bench::{Bench, DEBUG, Ran, hex, pattern};
+
+fn debug(bench: &Bench, more: &[&str]) -> Ran {
+    bench.debug(&[&["a", "--key-file", "key"], more].concat())
+}
+
+/// `src` with links and odd names, sealed.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("src/dir/sub")).unwrap();
+    fs::write(bench.path("src/dir/file"), pattern(3_000_000)).unwrap();
+    fs::write(bench.path("src").join(std::ffi::OsStr::from_bytes(b"es\x1b[2Jc\xff")), "odd").unwrap();
+    symlink("dir/file", bench.path("src/link")).unwrap();
+    symlink("../dir/sub/../../link", bench.path("src/dir/chain")).unwrap();
+    symlink("/dir", bench.path("src/dir/sub/up")).unwrap();
+    symlink("loop", bench.path("src/loop")).unwrap();
+    bench.mkfs(&["a", "--from", "src", "--key-file", "key", "-q"]).succeeded();
+    bench
+}
+
+#[test]
+fn files_come_back_byte_for_byte_whatever_leads_to_them() {
+    let bench = bench();
+    let content = pattern(3_000_000);
+    for path in ["dir/file", "/dir/file", "//dir/./sub/../file", "link", "dir/chain", "dir/sub/up/file", "../../link"] {
+        assert!(debug(&bench, &["cat", path]).succeeded().out == content, "{path}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let bench = bench();
+    debug(&bench, &["cat", "dir/none"]).refused_plainly("debug.sefs: dir/none: no such file or directory");
+    debug(&bench, &["cat", "dir"]).refused(1, &["dir: is a directory; use ls or tree"]);
+    debug(&bench, &["ls", "dir/file/x"]).refused_plainly("not a directory");
+    debug(&bench, &["cat", "loop"]).refused_plainly("too many levels of symbolic links");
+    assert!(debug(&bench, &["stat", "loop"]).succeeded().text().contains("symbolic link"));
+}
+
+#[test]
+fn listings_name_everything() {
+    let bench = bench();
+    let listed = debug(&bench, &["ls", "dir"]).succeeded();
+    let text = listed.text();
+    assert!(text.contains(" file\n") && text.contains(" sub\n") && text.contains(" chain -> ../dir/sub/../../link\n"));
+    assert!(text.starts_with("lrwxrwxrwx "), "sorted by name: {text}");
+    // Into a pipe names go as they are; as text they are escaped.
+    let raw = debug(&bench, &["ls"]).succeeded().out;
+    assert!(raw.windows(8).any(|part| part == b"es\x1b[2Jc\xff"));
+    let tree = debug(&bench, &["tree"]).succeeded();
+    assert!(tree.text().contains("es\\x1b[2Jc\\xff"), "{}", tree.text());
+    assert!(tree.text().contains("└── ") && tree.text().ends_with("2 directories, 6 files\n"), "{}", tree.text());
+}
+
+#[test]
+fn json_keeps_names_that_are_not_text() {
+    let bench = bench();
+    let lines = debug(&bench, &["ls", "--json"]).succeeded().json_lines();
+    let odd = lines.iter().find(|line| line["name_hex"].is_string()).unwrap();
+    assert_eq!(odd["name_hex"], hex(std::ffi::OsStr::from_bytes(b"es\x1b[2Jc\xff")));
+    let link = lines.iter().find(|line| line["name"] == "link").unwrap();
+    assert_eq!((link["kind"].as_str(), link["target"].as_str()), (Some("symbolic link"), Some("dir/file")));
+    let stat = debug(&bench, &["--json", "stat", "dir/file"]).succeeded().json();
+    assert_eq!((stat["size"].as_u64(), stat["links"].as_u64()), (Some(3_000_000), Some(1)));
+    assert_eq!(debug(&bench, &["tree", "--json"]).succeeded().json_lines().len(), 8);
+}
+
+#[test]
+fn nothing_is_changed_by_looking() {
+    let bench = bench();
+    let before = fs::read(bench.path("a")).unwrap();
+    for look in [&["ls"][..], &["tree"], &["stat", "/"], &["super"], &["log"], &["space"], &["slots"], &["root-digest"]]
+    {
+        debug(&bench, look).succeeded();
+        let json = debug(&bench, &[look, &["--json"]].concat()).succeeded();
+        assert!(!json.json_lines().is_empty(), "{look:?}");
+    }
+    assert_eq!(fs::read(bench.path("a")).unwrap(), before);
+    // An image on read-only storage can be looked at too.
+    let mut permissions = fs::metadata(bench.path("a")).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(bench.path("a"), permissions).unwrap();
+    debug(&bench, &["ls"]).succeeded();
+}
+
+#[test]
+fn a_read_write_volume_has_no_root_digest() {
+    let bench = bench();
+    let shown = debug(&bench, &["root-digest"]).succeeded();
+    assert!(shown.text().starts_with("checkpoint id ") && shown.text().contains("not a digest image"), "{shown:?}");
+    assert!(debug(&bench, &["root-digest", "--json"]).json()["root_digest"].is_null());
+}
+
+#[test]
+fn without_a_key_the_header_is_shown_as_unauthenticated() {
+    let bench = bench();
+    let shown = bench.debug(&["a", "super"]).succeeded();
+    assert!(shown.text().starts_with("# Not authenticated") && shown.text().contains("key file"), "{shown:?}");
+    assert_eq!(bench.debug(&["a", "slots", "--json"]).succeeded().json()["authenticated"], false);
+    bench.debug(&["a", "ls"]).refused(1, &["no key is given"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let bench = bench();
+    let line = format!("{DEBUG} a --key-file key cat dir/file | head -c 10 | wc -c; exit ${{PIPESTATUS[0]}}");
+    let ran = Ran::of(bench.command("bash", &["-c", &line]).output().unwrap());
+    assert_eq!((ran.code, ran.text().trim(), ran.err.as_str()), (Some(0), "10", ""));
+}
+
+#[test]
+fn tampered_content_is_never_shown() {
+    let bench = bench();
+    let length = fs::metadata(bench.path("a")).unwrap().len();
+    let image = fs::read(bench.path("a")).unwrap();
+    let header = sefs::format::Header::decode(&image[..65_536]).unwrap();
+    let first = (header.ring_start.0 + header.ring_blocks) * 4096;
+    for offset in (first..length - 65_536).step_by(4096).filter(|offset| image[*offset as usize + 5] != 0) {
+        bench.flip("a", offset + 5);
+    }
+    let ran = debug(&bench, &["cat", "dir/file"]);
+    ran.refused(1, &["tampered"]);
+}
+
+impl Ran {
+    /// A failure that needs no way out: one line that has `part`.
+    #[track_caller]
+    fn refused_plainly(self, part: &str) {
+        assert_eq!((self.code, self.err.matches('\n').count()), (Some(1), 1), "{self:?}");
+        assert!(self.err.contains(part) && self.out.is_empty(), "{self:?}");
+    }
+}

@@ -1,0 +1,67 @@
+//! What every tool can say about itself, and the demo.
+
+use crate::bench::{Bench, DEBUG, DEMO, FSCK, MKFS, Ran};
+
+const TOOLS: [(&str, &str); 4] = [(MKFS, "mkfs.sefs"), (FSCK, "fsck.sefs"), (DEBUG, "debug.sefs"), (DEMO, "sefs-demo")];
+
+#[test]
+fn help_and_version() {
+    let bench = Bench::new();
+    for (program, name) in TOOLS {
+        let help = bench.run(program, &["--help"]).succeeded();
+        assert!(help.text().contains(&format!("Usage: {name}")), "{}", help.text());
+        let version = bench.run(program, &["--version"]).succeeded();
+        assert_eq!(version.text(), format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn man_pages_and_completions_come_from_the_same_definition() {
+    let bench = Bench::new();
+    for (program, name) in TOOLS {
+        let man = bench.run(program, &["--generate", "man"]).succeeded();
+        assert!(man.text().contains(&format!(".TH {name} 8")), "{}", man.text());
+        for shell in ["bash", "zsh", "fish"] {
+            let completion = bench.run(program, &["--generate", shell]).succeeded();
+            assert!(completion.text().contains(name), "{shell}");
+        }
+        assert_ne!(bench.run(program, &["--generate", "pdf"]).code, Some(0));
+    }
+    assert!(bench.run(FSCK, &["--generate", "man"]).text().contains("scrub"));
+}
+
+#[test]
+fn wrong_usage_is_one_line() {
+    let bench = Bench::new();
+    for (program, name, code) in [(MKFS, "mkfs.sefs", 1), (FSCK, "fsck.sefs", 16), (DEBUG, "debug.sefs", 2)] {
+        let see = format!("; see {name} --help");
+        bench.run(program, &[]).refused(code, &[name, &see]);
+        bench.run(program, &["a", "--nosuch"]).refused(code, &["--nosuch", &see]);
+    }
+}
+
+#[test]
+fn keys_are_not_taken_from_the_command_line() {
+    let bench = Bench::new();
+    for (program, _) in &TOOLS[..3] {
+        let ran = bench.run(program, &["a", "--key", "00112233", "ls"]);
+        assert_ne!(ran.code, Some(0));
+        assert!(!ran.err.contains("00112233") || ran.err.contains("--key"), "{ran:?}");
+    }
+}
+
+#[test]
+fn the_demo_works() {
+    let bench = Bench::new();
+    let ran = bench.run(DEMO, &["--no-mount"]).succeeded();
+    for part in
+        ["$ mkfs.sefs demo.img --from files", "7 files, all equal", "wrong key", "data-tampered", "Everything worked."]
+    {
+        assert!(ran.text().contains(part), "'{part}' is not in {}", ran.text());
+    }
+    bench.run(DEMO, &["--no-mount", "demo"]).succeeded();
+    assert!(bench.path("demo/demo.img").exists());
+    let again: Ran = bench.run(DEMO, &["--no-mount", "demo"]);
+    assert_eq!((again.code, again.err.matches('\n').count()), (Some(1), 1));
+    assert!(again.err.contains("demo is not empty"), "{again:?}");
+}

@@ -1,0 +1,316 @@
+use alloc::vec;
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::keys::tests::{CountingRng, FailingRng, verified, volume_key};
+use crate::suite::RustCrypto;
+use crate::types::{BlockAddr, Generation};
+
+fn sealer_of(volume: u8, rng: Arc<dyn Rng>) -> Sealer {
+    Sealer::new(Arc::new(RustCrypto), rng, &volume_key(), &verified(volume))
+}
+
+fn sealer() -> Sealer {
+    let sealer = sealer_of(1, Arc::new(CountingRng::default()));
+    sealer.new_epoch().unwrap();
+    sealer
+}
+
+fn loc(epoch: EpochId, nonce: Nonce, tag: Tag) -> BlockLoc {
+    BlockLoc { source: 0, epoch, addr: BlockAddr(100), birth: Generation(1), nonce, tag }
+}
+
+fn reference(proof: &Proof) -> BlockRef {
+    let &Proof { epoch, nonce, tag } = proof;
+    BlockRef { source: 0, epoch, addr: BlockAddr(4), nonce, birth: Generation(1), tag, len_bytes: 16_384 }
+}
+
+fn alloc_entry(proof: &Proof) -> AllocEntry {
+    let &Proof { epoch, nonce, tag } = proof;
+    AllocEntry { present: true, epoch, nonce, tag, ..AllocEntry::default() }
+}
+
+fn place(epoch: EpochId) -> GroupPlace {
+    GroupPlace { lsn: Lsn(5), previous_tag: [6; 16], epoch, data_blocks: 2 }
+}
+
+/// Seals a single block: a run of one.
+fn seal_block(sealer: &Sealer, plain: &[u8; BLOCK_SIZE], out: &mut [u8]) -> Result<Proof, SealFailure> {
+    let run = sealer.seal_data(plain, out)?;
+    Ok(Proof { epoch: run.epoch, nonce: run.nonce, tag: run.tags[0] })
+}
+
+fn counter(nonce: &Nonce) -> u32 {
+    u32::from_be_bytes(nonce[8..].try_into().unwrap())
+}
+
+/// Adds the epochs of one sealer to another, as a reopening does.
+fn reopened(from: &Sealer) -> Sealer {
+    let to = sealer_of(1, Arc::new(CountingRng::default()));
+    for (index, page) in (0..).zip(from.seal_epoch_pages().unwrap()) {
+        to.open_epoch_page(index, &page.bytes, &page.tag).unwrap();
+    }
+    to
+}
+
+#[test]
+fn runs_of_data_open_block_by_block() {
+    let sealer = sealer();
+    let plain: Vec<u8> = (0u8..3).flat_map(|block| [block; BLOCK_SIZE]).collect();
+    let mut out = vec![0; plain.len()];
+    let run = sealer.seal_data(&plain, &mut out).unwrap();
+    assert_eq!(run.tags.len(), 3);
+    for (index, (sealed, plain)) in (0..).zip(out.chunks_exact(BLOCK_SIZE).zip(plain.chunks_exact(BLOCK_SIZE))) {
+        let loc = loc(run.epoch, nonce_at(&run.nonce, index).unwrap(), run.tags[usize::try_from(index).unwrap()]);
+        let mut buf: [u8; BLOCK_SIZE] = sealed.try_into().unwrap();
+        assert_ne!(&buf[..], plain);
+        assert_eq!(sealer.open_data(&loc, &mut buf), Ok(()));
+        assert_eq!(&buf[..], plain);
+        let mut buf: [u8; BLOCK_SIZE] = sealed.try_into().unwrap();
+        buf[17] ^= 1;
+        assert_eq!(sealer.open_data(&loc, &mut buf), Err(OpenFailure::Auth));
+        let mut buf: [u8; BLOCK_SIZE] = sealed.try_into().unwrap();
+        let unknown = BlockLoc { epoch: EpochId(9), ..loc };
+        assert_eq!(sealer.open_data(&unknown, &mut buf), Err(OpenFailure::UnknownEpoch(EpochId(9))));
+    }
+}
+
+/// Each class and each level has its own associated data, so nothing opens as something else, whatever its parent says.
+#[test]
+fn a_block_opens_only_as_what_it_was_sealed_as() {
+    let sealer = sealer();
+    let plain = [7; BLOCK_SIZE];
+    let mut sealed = [[0; BLOCK_SIZE]; 4];
+    let proofs = [
+        seal_block(&sealer, &plain, &mut sealed[0]).unwrap(),
+        sealer.seal_node(0, &plain, &mut sealed[1]).unwrap(),
+        sealer.seal_node(1, &plain, &mut sealed[2]).unwrap(),
+        sealer.seal_alloc_page(0, &plain, &mut sealed[3]).unwrap(),
+    ];
+    for (index, (proof, sealed)) in proofs.iter().zip(sealed).enumerate() {
+        let opened = [
+            sealer.open_data(&loc(proof.epoch, proof.nonce, proof.tag), &mut sealed.clone()),
+            sealer.open_node(0, &reference(proof), &mut sealed.clone()),
+            sealer.open_node(1, &reference(proof), &mut sealed.clone()),
+            sealer.open_alloc_page(0, &alloc_entry(proof), &mut sealed.clone()),
+        ];
+        for (other, opened) in opened.into_iter().enumerate() {
+            assert_eq!(opened, if index == other { Ok(()) } else { Err(OpenFailure::Auth) }, "{index} as {other}");
+        }
+    }
+}
+
+#[test]
+fn blocks_of_another_volume_do_not_open_even_under_the_same_secret() {
+    let (ours, other) = (sealer(), sealer_of(2, Arc::new(CountingRng::default())));
+    let Some(LogRecord::NewEpoch { id, secret }) = ours.new_epoch_record(EpochId(1)) else { panic!("no record") };
+    other.add_epoch(id, secret, 0).unwrap();
+    let mut block = [0; BLOCK_SIZE];
+    let proof = seal_block(&ours, &[1; BLOCK_SIZE], &mut block).unwrap();
+    let loc = loc(proof.epoch, proof.nonce, proof.tag);
+    assert_eq!(other.open_data(&loc, &mut block.clone()), Err(OpenFailure::Auth));
+    assert_eq!(ours.open_data(&loc, &mut block), Ok(()));
+}
+
+#[test]
+fn groups_open_only_with_their_own_prefix() {
+    let sealer = sealer();
+    let body = vec![3; 5000];
+    let group = sealer.seal_group(&place(EpochId(1)), &body).unwrap();
+    assert_eq!(group.bytes.len(), 2 * BLOCK_SIZE);
+    let (head, rest) = group.bytes.split_first_chunk::<GROUP_PREFIX_LEN>().unwrap();
+    assert_eq!(GroupPrefix::decode(head), Some(group.prefix));
+    let (sealed, padding) = rest.split_at(body.len());
+    assert!(padding.iter().all(|&byte| byte == 0));
+    assert_eq!(sealer.open_group(&group.prefix, sealed).as_deref(), Some(&body));
+    let changes: [fn(&mut GroupPrefix); 7] = [
+        |prefix| prefix.lsn.0 += 1,
+        |prefix| prefix.previous_tag[0] ^= 1,
+        |prefix| prefix.sealed_len -= 1,
+        |prefix| prefix.epoch.0 += 1,
+        |prefix| prefix.data_blocks += 1,
+        |prefix| prefix.nonce[0] ^= 1,
+        |prefix| prefix.tag[0] ^= 1,
+    ];
+    for (index, change) in changes.iter().enumerate() {
+        let mut prefix = group.prefix;
+        change(&mut prefix);
+        let len = usize::try_from(prefix.sealed_len).unwrap();
+        assert_eq!(sealer.open_group(&prefix, &sealed[..len]), None, "change {index}");
+    }
+    assert_eq!(sealer.open_group(&group.prefix, &sealed[..4999]), None);
+}
+
+#[test]
+fn no_nonce_of_an_epoch_is_used_twice_whatever_is_sealed() {
+    let sealer = sealer();
+    let (plain, mut out) = (vec![0; 4 * BLOCK_SIZE], vec![0; 4 * BLOCK_SIZE]);
+    let mut counters = vec![];
+    for _ in 0..5 {
+        let run = sealer.seal_data(&plain, &mut out).unwrap();
+        counters.extend((0..4).map(|index| counter(&nonce_at(&run.nonce, index).unwrap())));
+        counters.push(counter(&seal_block(&sealer, &[0; BLOCK_SIZE], &mut out[..BLOCK_SIZE]).unwrap().nonce));
+        counters.push(counter(&sealer.seal_node(0, &plain, &mut out).unwrap().nonce));
+        counters.push(counter(&sealer.seal_alloc_page(1, &plain, &mut out).unwrap().nonce));
+        counters.push(counter(&sealer.seal_group(&place(EpochId(1)), &plain).unwrap().prefix.nonce));
+    }
+    assert_eq!(counters, (0..40).collect::<Vec<_>>());
+}
+
+#[test]
+fn threads_share_the_counter() {
+    let sealer = Arc::new(sealer());
+    let threads = [0; 4].map(|_| {
+        let sealer = sealer.clone();
+        std::thread::spawn(move || {
+            let mut out = [0; BLOCK_SIZE];
+            let mut seal = || counter(&seal_block(&sealer, &[0; BLOCK_SIZE], &mut out).unwrap().nonce);
+            (0..50).map(|_| seal()).collect::<Vec<_>>()
+        })
+    });
+    let counters: BTreeSet<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(counters.len(), 200);
+}
+
+#[test]
+fn an_epoch_that_was_read_never_seals() {
+    let first = sealer();
+    let mut block = [0; BLOCK_SIZE];
+    let proof = seal_block(&first, &[1; BLOCK_SIZE], &mut block).unwrap();
+    let second = reopened(&first);
+    assert_eq!(second.current(), None);
+    assert_eq!(seal_block(&second, &[1; BLOCK_SIZE], &mut [0; BLOCK_SIZE]), Err(SealFailure::NoEpoch));
+    assert_eq!(second.seal_group(&place(EpochId(1)), &[]).err(), Some(SealFailure::NoEpoch));
+    assert!(!second.exhausted());
+    assert_eq!(second.open_data(&loc(proof.epoch, proof.nonce, proof.tag), &mut block), Ok(()));
+    assert_eq!(block, [1; BLOCK_SIZE]);
+    assert_eq!(second.new_epoch(), Ok(EpochId(2)), "numbers rise over reopenings");
+    assert!(seal_block(&second, &[1; BLOCK_SIZE], &mut block).is_ok());
+}
+
+#[test]
+fn an_epoch_ends_at_its_limit_and_says_so_before() {
+    let sealer = sealer();
+    sealer.set_epoch_limit(100);
+    let (plain, mut out) = (vec![0; 74 * BLOCK_SIZE], vec![0; 74 * BLOCK_SIZE]);
+    sealer.seal_data(&plain, &mut out).unwrap();
+    assert!(!sealer.exhausted());
+    seal_block(&sealer, &[0; BLOCK_SIZE], &mut out[..BLOCK_SIZE]).unwrap();
+    assert!(sealer.exhausted());
+    assert_eq!(sealer.nonces_left(), Some((25, 100)));
+    let twenty_six = 26 * BLOCK_SIZE;
+    let refused = sealer.seal_data(&plain[..twenty_six], &mut out[..twenty_six]);
+    assert_eq!(refused, Err(SealFailure::Exhausted));
+    let twenty_five = 25 * BLOCK_SIZE;
+    let last = sealer.seal_data(&plain[..twenty_five], &mut out[..twenty_five]).unwrap();
+    assert_eq!(counter(&nonce_at(&last.nonce, 24).unwrap()), 99);
+    assert_eq!(sealer.seal_group(&place(EpochId(1)), &[]).err(), Some(SealFailure::Exhausted));
+    assert_eq!(sealer.new_epoch(), Ok(EpochId(2)));
+    assert!(!sealer.exhausted());
+    assert_eq!(seal_block(&sealer, &[0; BLOCK_SIZE], &mut out[..BLOCK_SIZE]).unwrap().epoch, EpochId(2));
+}
+
+#[test]
+fn counters_do_not_wrap_at_the_largest_limit() {
+    let (source, rng) = (NonceSource { next: Mutex::new((1 << 32) - 2) }, CountingRng::default());
+    assert_eq!(source.burn(3, DEFAULT_EPOCH_LIMIT, &rng), Err(SealFailure::Exhausted));
+    assert_eq!(counter(&source.burn(2, DEFAULT_EPOCH_LIMIT, &rng).unwrap()), u32::MAX - 1);
+    assert_eq!(source.burn(1, DEFAULT_EPOCH_LIMIT, &rng), Err(SealFailure::Exhausted));
+    assert_eq!(source.burn(u64::MAX, DEFAULT_EPOCH_LIMIT, &rng), Err(SealFailure::Exhausted));
+}
+
+#[test]
+fn without_random_bytes_nothing_is_sealed() {
+    let sealer = sealer_of(1, Arc::new(FailingRng));
+    assert_eq!(sealer.new_epoch(), Err(SealFailure::Rng));
+    assert_eq!(sealer.current(), None);
+    assert_eq!(NonceSource::default().burn(1, 1, &FailingRng), Err(SealFailure::Rng));
+    assert_eq!(Error::from(SealFailure::Rng), Error::Rng);
+}
+
+#[test]
+fn a_retiring_epoch_still_seals_the_group_that_names_its_successor() {
+    let sealer = sealer();
+    assert_eq!(sealer.new_epoch(), Ok(EpochId(2)));
+    let group = sealer.seal_group(&place(EpochId(1)), b"records").unwrap();
+    assert_eq!(group.prefix.epoch, EpochId(1));
+    let record = sealer.new_epoch_record(EpochId(2));
+    assert!(matches!(record, Some(LogRecord::NewEpoch { id: EpochId(2), .. })));
+    assert!(sealer.new_epoch_record(EpochId(3)).is_none());
+}
+
+#[test]
+fn epochs_are_dropped_when_nothing_needs_them() {
+    let sealer = sealer();
+    for _ in 0..3 {
+        sealer.new_epoch().unwrap();
+    }
+    sealer.adjust_live(EpochId(1), 5);
+    sealer.adjust_live(EpochId(2), 5);
+    sealer.adjust_live(EpochId(2), -5);
+    assert_eq!(sealer.drop_dead_epochs(EpochId(2)), [], "1 has live blocks, the log needs 2 and on");
+    assert_eq!(sealer.drop_dead_epochs(EpochId(9)), [EpochId(2), EpochId(3)], "the current one stays");
+    assert_eq!(sealer.epochs(), [(EpochId(1), 5), (EpochId(4), 0)]);
+    sealer.adjust_live(EpochId(1), -6);
+    assert_eq!(sealer.epochs()[0], (EpochId(1), LIVE_UNKNOWN), "a count that was wrong");
+    sealer.adjust_live(EpochId(1), -6);
+    assert_eq!(sealer.drop_dead_epochs(EpochId(9)), []);
+    sealer.set_live(EpochId(1), 0);
+    assert_eq!(sealer.drop_dead_epochs(EpochId(9)), [EpochId(1)]);
+}
+
+#[test]
+fn tables_of_any_size_come_back() {
+    let sealer = sealer();
+    for expected in 2..=200 {
+        assert_eq!(sealer.new_epoch(), Ok(EpochId(expected)));
+    }
+    sealer.adjust_live(EpochId(150), 7);
+    assert_eq!(sealer.epoch_page_count(), 3);
+    assert_eq!(reopened(&sealer).epochs(), sealer.epochs());
+    let page = sealer.seal_epoch_pages().unwrap().remove(1);
+    let other = sealer_of(1, Arc::new(CountingRng::default()));
+    assert_eq!(other.open_epoch_page(1, &page.bytes, &[0; 16]), Err(Tampered::EpochPage { index: 1 }.into()));
+    assert_eq!(other.epochs(), []);
+}
+
+#[test]
+fn more_epochs_than_keys_are_kept_expanded_still_open() {
+    let sealer = sealer();
+    let mut blocks = vec![];
+    for _ in 0..MAX_EXPANDED + 10 {
+        let mut block = [0; BLOCK_SIZE];
+        let proof = seal_block(&sealer, &[1; BLOCK_SIZE], &mut block).unwrap();
+        blocks.push((loc(proof.epoch, proof.nonce, proof.tag), block));
+        sealer.new_epoch().unwrap();
+    }
+    for (loc, mut block) in blocks {
+        assert_eq!(sealer.open_data(&loc, &mut block), Ok(()));
+        let table = sealer.table.read();
+        let expanded = table.epochs.values().filter(|epoch| epoch.keys.is_some()).count();
+        assert_eq!(table.expanded, expanded);
+        assert!(expanded <= MAX_EXPANDED);
+    }
+}
+
+#[test]
+fn two_secrets_for_one_epoch_are_corrupt() {
+    let sealer = sealer();
+    let Some(LogRecord::NewEpoch { id, secret }) = sealer.new_epoch_record(EpochId(1)) else { panic!("no record") };
+    assert_eq!(sealer.add_epoch(id, secret, 0), Ok(()));
+    assert_eq!(sealer.add_epoch(id, SecretKey::new([0xee; 32]), 0), Err(Corrupt::UnknownEpoch(id)));
+    assert!(seal_block(&sealer, &[0; BLOCK_SIZE], &mut [0; BLOCK_SIZE]).is_ok(), "the known epoch stays as it was");
+}
+
+#[test]
+fn the_table_is_bounded() {
+    let sealer = sealer();
+    for id in 2..=MAX_EPOCHS {
+        sealer.add_epoch(EpochId(id), SecretKey::new([1; 32]), 1).unwrap();
+    }
+    assert_eq!(sealer.new_epoch(), Err(SealFailure::TooManyEpochs));
+    assert!(sealer.add_epoch(EpochId(MAX_EPOCHS + 1), SecretKey::new([1; 32]), 1).is_err());
+    let full = sealer_of(1, Arc::new(CountingRng::default()));
+    full.add_epoch(EpochId(u32::MAX), SecretKey::new([1; 32]), 1).unwrap();
+    assert_eq!(full.new_epoch(), Err(SealFailure::TooManyEpochs), "numbers do not wrap");
+}
