@@ -110,6 +110,7 @@ impl Stage {
         } else {
             drop(volume);
         }
+        self.world.check(self.backend.clone(), &self.options, "between two mounts");
         self.volume = Some(self.world.open(self.backend.clone(), &self.options)?);
         self.slots = [None; 4];
         self.model.close_all();

@@ -74,6 +74,7 @@ impl Campaign {
                 drop(stage);
             }
         }
+        world.check(Arc::new(disk.clone()), &small_memory(), &context);
         let volume = world
             .reseeded(plan.after)
             .open(Arc::new(disk), &small_memory())
