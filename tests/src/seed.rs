@@ -30,7 +30,9 @@ fn parse(text: &str) -> u64 {
 }
 
 fn from_clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() ^ u64::from(since.subsec_nanos()) << 24)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |since| since.as_secs() ^ u64::from(since.subsec_nanos()) << 24)
 }
 
 /// A small generator (splitmix64): fast, and the same on every machine.

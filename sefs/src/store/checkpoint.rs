@@ -20,14 +20,15 @@ use crate::allocator::{Extent, Interval, PageIo};
 use crate::backend::{Backend, HostBuf, Io};
 use crate::error::{Error, Invalid, Result, RolledBack, Tampered};
 use crate::format::{
-    AllocEntry, BlockLoc, BlockRef, BlockState, Chunk, Checkpoint, ENTRIES_PER_EPOCH_PAGE, EpochPageRef, FILES_TREE, Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
+    AllocEntry, BlockLoc, BlockRef, BlockState, Checkpoint, Chunk, ENTRIES_PER_EPOCH_PAGE, EpochPageRef, FILES_TREE,
+    Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
 };
+use crate::keys::{SealedSlot, slot_of};
 use crate::merge::{self, Change, NodeWriter};
 use crate::node::Node;
+use crate::sealer::Proof;
 use crate::store::layer::{ChunkEntry, Entry, Layer};
 use crate::store::read::{record_error, space_key};
-use crate::keys::{SealedSlot, slot_of};
-use crate::sealer::Proof;
 use crate::store::{SLOT_ADDRS, Store};
 use crate::suite::{Nonce, Tag};
 use crate::tree::Root;
@@ -312,13 +313,7 @@ impl Store {
         }
     }
 
-    fn publish(
-        &self,
-        slots: &mut Slots,
-        next: &Checkpoint,
-        frozen: &Frozen,
-        roots: [Option<Root>; 2],
-    ) -> Result<()> {
+    fn publish(&self, slots: &mut Slots, next: &Checkpoint, frozen: &Frozen, roots: [Option<Root>; 2]) -> Result<()> {
         let mut log = self.log.lock();
         let mut layers = self.layers.write();
         [layers.system_root, layers.files_root] = roots;

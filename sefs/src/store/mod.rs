@@ -47,8 +47,8 @@ pub(crate) use crate::allocator::Geometry;
 pub(crate) use commit::{Need, Space};
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, VolumeInfo};
-pub use reclaim::WorkDone;
 pub(crate) use read::Extent;
+pub use reclaim::WorkDone;
 pub(crate) use recovery::{Replayed, StoreOptions, read_header};
 pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, MAX_WRITE_BLOCKS, Tx};
 
@@ -137,7 +137,8 @@ impl Layers {
     }
 
     fn unwritten(&self) -> u64 {
-        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_active + self.unwritten_unlogged)
+        self.unwritten_stored
+            .saturating_add_signed(self.unwritten_frozen + self.unwritten_active + self.unwritten_unlogged)
     }
 
     fn peek_id(&self) -> u64 {
