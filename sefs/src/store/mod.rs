@@ -35,7 +35,7 @@ use crate::env::Clock;
 #[cfg(test)]
 use crate::env::Env;
 use crate::error::Result;
-use crate::format::{AllocEntry, Checkpoint, Header};
+use crate::format::{AllocEntry, Header};
 use crate::node::Node;
 use crate::sealer::Sealer;
 use crate::suite::{Nonce, Suite};
@@ -44,13 +44,13 @@ use crate::tree::Root;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
-pub(crate) use commit::{Need, Space};
+pub(crate) use commit::Need;
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, VolumeInfo};
 pub(crate) use read::Extent;
 pub use reclaim::WorkDone;
 pub(crate) use recovery::{Replayed, StoreOptions, read_header};
-pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, MAX_WRITE_BLOCKS, Tx};
+pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
 use commit::{Anchored, CommitState};
@@ -205,20 +205,6 @@ impl Store {
 
     pub(crate) fn read_only(&self) -> bool {
         self.read_only
-    }
-
-    pub(crate) fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// What recovery found when the volume was opened.
-    pub(crate) fn replayed(&self) -> &Replayed {
-        &self.replayed
-    }
-
-    /// The newest checkpoint.
-    pub(crate) fn newest_checkpoint(&self) -> Checkpoint {
-        self.slots.lock().newest.clone()
     }
 
     /// The generation of the newest durable checkpoint.

@@ -190,7 +190,7 @@ impl Model {
         for addr in self.pick(drop, drop) {
             self.allocator.release_frozen(Extent::new(BlockAddr(addr), 1)).unwrap();
         }
-        if drop % 2 == 0 {
+        if drop.is_multiple_of(2) {
             *self.disk.failing.lock() = true;
             if let Ok(root) = self.allocator.write_pages(&self.disk) {
                 assert_eq!(root, self.slots[1].1, "only a checkpoint without changes does without writing");
