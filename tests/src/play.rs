@@ -35,6 +35,7 @@ impl Play {
     pub fn remount(self) -> Play {
         let Play { volume, disk, world, options } = self;
         volume.close().expect("closing");
+        world.check(Arc::new(disk.clone()), &options, "after a close");
         let volume = world.open(Arc::new(disk.clone()) as Arc<dyn Backend>, &options).expect("opening again");
         Play { volume, disk, world, options }
     }
@@ -43,6 +44,7 @@ impl Play {
     pub fn crash(self) -> Play {
         let Play { volume, disk, world, options } = self;
         drop(volume);
+        world.check(Arc::new(disk.clone()), &options, "after a crash");
         let volume = world.open(Arc::new(disk.clone()) as Arc<dyn Backend>, &options).expect("opening after a crash");
         Play { volume, disk, world, options }
     }
@@ -87,12 +89,16 @@ impl Play {
 
     /// Makes a regular file.
     pub fn file(&self, path: &str) -> InodeNo {
-        self.make_as(&Caller::root(), path, FileKind::Regular, 0o644).unwrap_or_else(|error| panic!("{path}: {error}")).ino
+        self.make_as(&Caller::root(), path, FileKind::Regular, 0o644)
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+            .ino
     }
 
     /// Makes a directory.
     pub fn dir(&self, path: &str) -> InodeNo {
-        self.make_as(&Caller::root(), path, FileKind::Directory, 0o755).unwrap_or_else(|error| panic!("{path}: {error}")).ino
+        self.make_as(&Caller::root(), path, FileKind::Directory, 0o755)
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+            .ino
     }
 
     /// Makes any other inode.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sefs::backend::Backend;
+use sefs::check::{self, CheckOptions, Event, Severity};
 use sefs::env::{Clock, Env};
 use sefs::error::Result;
 use sefs::keys::VolumeKey;
@@ -106,6 +107,23 @@ impl World {
     /// Opens a volume.
     pub fn open(&self, backend: Arc<dyn Backend>, options: &OpenOptions) -> Result<Volume> {
         Volume::open(backend, &key(), options, &self.env)
+    }
+}
+
+impl World {
+    /// Checks every invariant of what is stored, data included. Panics with the findings that are errors.
+    pub fn check(&self, backend: Arc<dyn Backend>, options: &OpenOptions, context: &str) {
+        let check = CheckOptions { scrub: true, anchor: options.anchor.clone(), ..CheckOptions::default() };
+        let mut wrong = Vec::new();
+        let summary = check::check(backend, &key(), &check, &self.env, &mut |event| {
+            if let Event::Finding(finding) = event
+                && finding.severity() == Severity::Error
+            {
+                wrong.push(finding);
+            }
+        });
+        let summary = summary.unwrap_or_else(|error| panic!("{context}: cannot be checked: {error}"));
+        assert!(wrong.is_empty() && summary.errors == 0, "{context}: the check finds {wrong:#?}");
     }
 }
 

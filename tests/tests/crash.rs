@@ -54,6 +54,9 @@ impl Campaign {
 
     fn judge(&mut self, count: usize, disk: &Disk, what: &str) {
         let context = format!("seed {}, crash after event {count}, {what}", self.seed);
+        if self.dice.one_in(3) {
+            self.world.check(Arc::new(Recorder::plain(disk.clone())), &self.options, &context);
+        }
         let again = Recorder::new(disk.clone());
         let volume = self.mount(&again, &context);
         let found = walk(&volume).unwrap_or_else(|error| panic!("{context}: mounts, then: {error}"));
@@ -90,6 +93,7 @@ impl Campaign {
             let count = self.dice.index(recording.events.len() + 1);
             let context = format!("{context}, second crash after its event {count}");
             let again = Recorder::plain(recording.crash(count, &mut self.dice));
+            self.world.check(Arc::new(again.clone()), &self.options, &context);
             let volume = self.mount(&again, &context);
             let found = walk(&volume).unwrap_or_else(|error| panic!("{context}: mounts, then: {error}"));
             let allowed = found == written || (count < acknowledged && (found == *before || found == named));

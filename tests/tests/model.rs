@@ -13,8 +13,14 @@ const ORDINARY: Profile = Profile { atomic: false, largest: 600_000, huge: true,
 fn check(test: &str, profile: Profile, size_bytes: u64, options: &OpenOptions, cases: usize, len: usize) {
     let seed = seed(test, 1);
     let cases = u32::try_from(scaled(cases, cases * 100)).expect("a sane number of cases");
-    let config = Config { cases, max_shrink_iters: 3000, failure_persistence: None, ..Config::default() };
-    let result = runner(seed, config).run(&sequences(profile, len / 2..len), |ops| {
+    let config = Config {
+        cases,
+        max_shrink_iters: 3000,
+        max_shrink_time: 60_000,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let result = runner(seed, config).run(&sequences(profile, 1..len), |ops| {
         let (mut stage, _) = Stage::new(size_bytes, options, seed);
         run_all(&mut stage, &ops).map_err(TestCaseError::fail)
     });
@@ -38,19 +44,19 @@ fn run_all(stage: &mut Stage, ops: &[Op]) -> Result<(), String> {
 
 #[test]
 fn ordinary_volume() {
-    check("ordinary_volume", ORDINARY, 32 << 20, &OpenOptions::default(), 24, 120);
+    check("ordinary_volume", ORDINARY, 32 << 20, &OpenOptions::default(), 30, 200);
 }
 
 #[test]
 fn little_memory() {
     let profile = Profile { largest: 1 << 20, ..ORDINARY };
-    check("little_memory", profile, 64 << 20, &small_memory(), 12, 120);
+    check("little_memory", profile, 64 << 20, &small_memory(), 16, 200);
 }
 
 #[test]
 fn small_volume() {
     let profile = Profile { largest: 200_000, huge: false, ..ORDINARY };
-    check("small_volume", profile, 8 << 20, &small_memory(), 24, 120);
+    check("small_volume", profile, 8 << 20, &small_memory(), 40, 200);
 }
 
 /// Long enough to go round the log's ring several times, with remounts far apart.

@@ -80,7 +80,10 @@ fn dot_and_dot_dot() {
         assert!(matches!(removed, Posix::InvalidArgument | Posix::NotEmpty | Posix::Busy), "{removed:?}");
         for (from, to) in [(name, &b"x"[..]), (b"e", name)] {
             let moved = refused(play.volume.rename(&root(), d, from, d, to, RenameMode::Replace));
-            assert!(matches!(moved, Posix::InvalidArgument | Posix::Busy | Posix::Exists | Posix::NotEmpty), "{moved:?}");
+            assert!(
+                matches!(moved, Posix::InvalidArgument | Posix::Busy | Posix::Exists | Posix::NotEmpty),
+                "{moved:?}"
+            );
         }
     }
     walk(&play.volume).expect("consistent");
