@@ -9,10 +9,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sefs::error::{Error, Posix};
-use sefs::format::{CHECKPOINT_SLOTS, FORMAT_VERSION, FileKind, GROUP_PREFIX_LEN, GroupPrefix, Header};
+use sefs::format::{CHECKPOINT_SLOTS, FileKind, GROUP_PREFIX_LEN, GroupPrefix, Header};
 use sefs::types::{BLOCK_SIZE, BLOCK_SIZE_U64, InodeNo};
 use sefs::vfs::{Attr, Caller, DirEntry, Volume, VolumeInfo};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::image::ImageUse;
 use crate::invocation;
@@ -24,8 +24,8 @@ use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::opening::{Located, Unlocked};
 use crate::report::{Failure, Output, Tool, harden};
+use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_kind, stat_text};
 use crate::size;
-use crate::volume_id::VolumeId;
 
 /// Look inside a SEFS volume without mounting it. Nothing is changed, not even a log is replayed on disk.
 #[derive(Parser, Debug)]
@@ -469,148 +469,4 @@ fn groups_in_ring(unlocked: &Unlocked) -> Result<Vec<GroupPrefix>, Failure> {
 
 fn at(path: &[u8], error: &Error) -> Failure {
     Failure::volume(std::path::Path::new(std::ffi::OsStr::from_bytes(path)), error)
-}
-
-fn line(text: &mut String, name: &str, value: impl std::fmt::Display) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "{:<22} {value}", format!("{name}:"));
-}
-
-fn stat_text(text: &mut String, path: &[u8], attr: &Attr, target: Option<&[u8]>) {
-    line(text, "path", escaped(path));
-    line(text, "kind", kind_text(attr.kind));
-    if let Some(target) = target {
-        line(text, "target", escaped(target));
-    }
-    line(text, "inode", attr.ino);
-    line(text, "mode", format!("{:04o} {}", attr.mode, mode_text(attr.kind, attr.mode)));
-    line(text, "owner", format!("{}:{}", attr.uid, attr.gid));
-    line(text, "links", attr.links);
-    line(text, "size", attr.size);
-    line(text, "blocks", format!("{} of 512 bytes", attr.blocks_512));
-    if matches!(attr.kind, FileKind::BlockDevice | FileKind::CharDevice) {
-        let (major, minor) = device_numbers(attr.rdev);
-        line(text, "device", format!("{major}:{minor}"));
-    }
-    for (name, time) in
-        [("accessed", attr.atime), ("modified", attr.mtime), ("changed", attr.ctime), ("created", attr.btime)]
-    {
-        line(text, name, time_text(time, true));
-    }
-    line(text, "change counter", attr.change);
-}
-
-fn entry_json(name: &[u8], attr: &Attr, target: Option<&[u8]>) -> Value {
-    let time = |time: sefs::types::Timestamp| json!({"seconds": time.seconds, "nanoseconds": time.nanoseconds});
-    let mut value = json!({
-        "kind": kind_text(attr.kind),
-        "inode": attr.ino.0,
-        "mode": format!("{:04o}", attr.mode),
-        "uid": attr.uid,
-        "gid": attr.gid,
-        "links": attr.links,
-        "size": attr.size,
-        "blocks_512": attr.blocks_512,
-        "rdev": attr.rdev,
-        "atime": time(attr.atime),
-        "mtime": time(attr.mtime),
-        "ctime": time(attr.ctime),
-        "btime": time(attr.btime),
-        "change": attr.change,
-    });
-    if let Value::Object(fields) = &mut value {
-        put_name(fields, "name", name);
-        if let Some(target) = target {
-            put_name(fields, "target", target);
-        }
-    }
-    value
-}
-
-/// A name as text; where it is not UTF-8, escaped and with its bytes beside it.
-fn put_name(fields: &mut Map<String, Value>, key: &str, name: &[u8]) {
-    match std::str::from_utf8(name) {
-        Ok(text) => fields.insert(key.into(), text.into()),
-        Err(_) => {
-            fields.insert(format!("{key}_hex"), hex(name).into());
-            fields.insert(key.into(), escaped(name).into())
-        }
-    };
-}
-
-fn header_text(text: &mut String, header: &Header) {
-    line(text, "format version", FORMAT_VERSION);
-    line(text, "volume id", VolumeId(header.volume_id));
-    line(text, "label", escaped(header.label.as_bytes()));
-    let bytes = header.total_blocks.saturating_mul(BLOCK_SIZE_U64);
-    line(text, "size", format!("{} ({} blocks)", size::render(bytes), header.total_blocks));
-    line(text, "suite", "aes-256-gcm");
-    line(text, "node size", header.node_size_bytes);
-    line(text, "log ring", format!("{} blocks from block {}", header.ring_blocks, header.ring_start));
-    line(text, "unmerged at most", size::render(header.max_unmerged_bytes));
-    line(text, "header generation", header.generation);
-    line(text, "key generation", header.key_generation);
-    let flags = (header.incompatible, header.read_only_compatible, header.compatible);
-    line(text, "feature flags", format!("{:#x} {:#x} {:#x}", flags.0, flags.1, flags.2));
-    let kinds: Vec<&str> = header.slots.iter().map(|slot| slot_kind(slot.kind)).collect();
-    line(text, "key slots", kinds.join(", "));
-}
-
-fn info_text(text: &mut String, info: &VolumeInfo) {
-    line(text, "checkpoint", info.generation);
-    line(text, "epochs", info.epochs);
-    line(text, "anchor", format!("{:?}", info.anchor).to_lowercase());
-    line(text, "log groups", format!("{} replayed, {} dropped", info.replayed_groups, info.dropped_groups));
-    for notice in &info.notices {
-        line(text, "notice", notice);
-    }
-}
-
-fn header_json(header: &Header, slots: &[Value]) -> Value {
-    json!({
-        "format_version": FORMAT_VERSION,
-        "volume_id": VolumeId(header.volume_id).to_string(),
-        "label": header.label,
-        "size_bytes": header.total_blocks.saturating_mul(BLOCK_SIZE_U64),
-        "total_blocks": header.total_blocks,
-        "node_size_bytes": header.node_size_bytes,
-        "ring_start_block": header.ring_start.0,
-        "ring_blocks": header.ring_blocks,
-        "max_unmerged_bytes": header.max_unmerged_bytes,
-        "header_generation": header.generation,
-        "key_generation": header.key_generation,
-        "incompatible": header.incompatible,
-        "read_only_compatible": header.read_only_compatible,
-        "compatible": header.compatible,
-        "slots": slots,
-    })
-}
-
-fn info_json(info: &VolumeInfo) -> Value {
-    json!({
-        "checkpoint": info.generation.0,
-        "epochs": info.epochs,
-        "anchor": format!("{:?}", info.anchor).to_lowercase(),
-        "replayed_groups": info.replayed_groups,
-        "dropped_groups": info.dropped_groups,
-        "notices": info.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    })
-}
-
-fn slot_kind(kind: u16) -> &'static str {
-    match kind {
-        0 => "empty",
-        1 => "key file",
-        2 => "passphrase",
-        3 => "platform",
-        4 => "recovery shares",
-        _ => "unknown",
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -257,10 +257,15 @@ impl Fsck {
             "scrubbed_blocks": scrubbed_blocks,
         });
         let data = if self.args.scrub { "all read" } else { "not read, --scrub does" };
-        let content = format!("{inodes} inodes, {data_blocks} data blocks ({data}), {groups} log groups to replay");
+        let content = [
+            counted(inodes, "inode"),
+            format!("{} ({data})", counted(data_blocks, "data block")),
+            format!("{} to replay", counted(groups, "log group")),
+        ]
+        .join(", ");
         let way_out = "nothing was changed; what is hit stays unreadable, take it from a copy";
         let text = match state {
-            "errors" => format!("{errors} {} in {content}; {way_out}", if errors == 1 { "error" } else { "errors" }),
+            "errors" => format!("{} in {content}; {way_out}", counted(errors, "error")),
             state => format!("{state}: {content}"),
         };
         self.result(&value, &text)
@@ -279,6 +284,10 @@ impl Fsck {
     fn image(&self) -> String {
         escaped(self.args.image.as_os_str().as_bytes())
     }
+}
+
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// fsck(8) hands its helpers `-C`, `-C0` or `-C 0`, the descriptor for a progress bar. Ours goes to the terminal.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! mkfs ─► populate ─► source, names       fsck ─┐
-//!   └─► place ─► occupant; header_last   debug ─┴─► opening, listing
+//!   └─► place ─► occupant; header_last   debug ─┴─► opening, listing, showing
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
@@ -34,6 +34,7 @@ pub mod place;
 pub mod populate;
 pub mod progress;
 pub mod report;
+mod showing;
 pub mod size;
 pub mod source;
 pub mod volume_id;

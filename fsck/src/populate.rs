@@ -455,7 +455,7 @@ mod tests {
         let mut survey = Survey::default();
         survey.data(1 << 30, 1 << 30);
         let size = survey.size_bytes();
-        assert!(size >= (1 << 30) * 5 / 4 && size < (1 << 30) * 4 / 3, "{size}");
+        assert!(((1 << 30) * 5 / 4..(1 << 30) * 4 / 3).contains(&size), "{size}");
         assert_eq!(size % MIB, 0);
     }
 

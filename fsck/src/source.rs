@@ -85,8 +85,11 @@ pub struct Entry {
     /// Last change of the content.
     pub mtime: Timestamp,
     /// Extended attributes, names and values, ACLs and `security.*` among them.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Attributes,
 }
+
+/// Names and values of extended attributes.
+pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A step of the walk.
 #[derive(Clone, Debug)]
@@ -455,7 +458,7 @@ fn read_range(file: &File, offset: u64, end: u64) -> io::Result<Vec<u8>> {
 }
 
 /// All extended attributes that this process may read.
-fn xattrs_of(file: &File) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn xattrs_of(file: &File) -> Result<Attributes, Errno> {
     let path = magic_link(file);
     let names = match xattr::list_deref(&path) {
         Ok(names) => names,

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{geteuid, getgid, getuid};
 
 use crate::fusermount;
-use crate::mountpoint::{self, Device, Standing};
+use crate::mountpoint::{self, Device, Entry, Standing};
 
 /// What to mount where.
 pub(crate) struct Wanted {
@@ -46,8 +47,7 @@ pub(crate) enum MountError {
 
 /// A mount that this process made.
 pub(crate) struct Mount {
-    point: PathBuf,
-    device: Device,
+    entry: Entry,
     by_helper: bool,
 }
 
@@ -71,9 +71,11 @@ pub(crate) fn attach(wanted: &Wanted) -> Result<(OwnedFd, Mount), MountError> {
         Some(Err(MountError::Refused(_, Errno::EPERM))) | None => (fusermount::attach(wanted)?, true),
         Some(Err(error)) => return Err(error),
     };
-    let device = mountpoint::table().ok().and_then(|table| mountpoint::at(&table, &wanted.point));
-    match device {
-        Some(device) => Ok((connection, Mount { point: wanted.point.clone(), device, by_helper })),
+    let is_ours = |entry: &Entry| {
+        entry.point == wanted.point && entry.kind == "fuse.sefs" && entry.source == wanted.source.as_os_str()
+    };
+    match mountpoint::table().unwrap_or_default().into_iter().rev().find(is_ours) {
+        Some(entry) => Ok((connection, Mount { entry, by_helper })),
         None => Err(MountError::NotShown(wanted.point.clone())),
     }
 }
@@ -135,12 +137,19 @@ const NAMED_FLAGS: [(MsFlags, &str); 5] = [
 impl Mount {
     /// Where it stands now.
     pub(crate) fn standing(&self) -> io::Result<Standing> {
-        Ok(mountpoint::standing(&mountpoint::table()?, &self.point, self.device))
+        Ok(mountpoint::standing(&mountpoint::table()?, &self.entry))
     }
 
     /// The directory.
     pub(crate) fn point(&self) -> &Path {
-        &self.point
+        &self.entry.point
+    }
+
+    /// Whether it still stands though its connection is broken. Once the connection is gone, the device number may belong
+    /// to another mount, even to one of the same image at the same place; but that one answers.
+    pub(crate) fn is_dead(&self) -> bool {
+        let dead = || matches!(statvfs(self.point()), Err(Errno::ENOTCONN | Errno::ECONNABORTED));
+        self.standing().is_ok_and(|standing| standing == Standing::Top) && dead()
     }
 
     /// Lets the kernel read further ahead and keep more unwritten data than it grants a FUSE mount by default. Only root
@@ -149,7 +158,7 @@ impl Mount {
         if !geteuid().is_root() {
             return;
         }
-        let Device { major, minor } = self.device;
+        let Device { major, minor } = self.entry.device;
         let bdi = PathBuf::from(format!("/sys/class/bdi/{major}:{minor}"));
         let _ = std::fs::write(bdi.join("read_ahead_kb"), "2048");
         let _ = std::fs::write(bdi.join("max_ratio"), "20");
@@ -176,7 +185,7 @@ impl Mount {
     }
 
     fn unmount(&self, flags: MntFlags) -> Result<(), Errno> {
-        if self.by_helper { fusermount::detach(&self.point, flags) } else { nix::mount::umount2(&self.point, flags) }
+        if self.by_helper { fusermount::detach(self.point(), flags) } else { nix::mount::umount2(self.point(), flags) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// A mount's device number; the kernel gives each FUSE mount its own.
+/// A mount's device number. The kernel gives each FUSE mount its own, and gives it away again as soon as that is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Device {
     pub(crate) major: u32,
@@ -13,7 +13,7 @@ pub(crate) struct Device {
 }
 
 /// One line of the mount table.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     pub(crate) device: Device,
     pub(crate) point: PathBuf,
@@ -37,16 +37,11 @@ pub(crate) fn table() -> io::Result<Vec<Entry>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
-/// What is mounted at a path now.
-pub(crate) fn at(table: &[Entry], point: &Path) -> Option<Device> {
-    table.iter().rev().find(|entry| entry.point == point).map(|entry| entry.device)
-}
-
 /// How a mount stands at its path.
-pub(crate) fn standing(table: &[Entry], point: &Path, device: Device) -> Standing {
-    match at(table, point) {
-        Some(top) if top == device => Standing::Top,
-        _ if table.iter().any(|entry| entry.point == point && entry.device == device) => Standing::Covered,
+pub(crate) fn standing(table: &[Entry], ours: &Entry) -> Standing {
+    match table.iter().rev().find(|entry| entry.point == ours.point) {
+        Some(top) if top == ours => Standing::Top,
+        _ if table.contains(ours) => Standing::Covered,
         _ => Standing::Gone,
     }
 }
@@ -127,13 +122,18 @@ mod tests {
     #[test]
     fn what_is_mounted_over_another_mount_covers_it() {
         let table = parse(TABLE);
-        let ours = Device { major: 0, minor: 50 };
-        let theirs = Device { major: 0, minor: 51 };
-        let point = Path::new("/mnt/a b");
-        assert_eq!(standing(&table, point, ours), Standing::Covered);
-        assert_eq!(standing(&table, point, theirs), Standing::Top);
-        assert_eq!(standing(&table, point, Device { major: 0, minor: 52 }), Standing::Gone);
-        assert_eq!(standing(&table, Path::new("/mnt"), ours), Standing::Gone);
+        let (ours, theirs) = (&table[1], &table[2]);
+        assert_eq!(standing(&table, ours), Standing::Covered);
+        assert_eq!(standing(&table, theirs), Standing::Top);
+        assert_eq!(standing(&table[..2], ours), Standing::Top);
+        assert_eq!(standing(&table, &Entry { point: "/mnt".into(), ..ours.clone() }), Standing::Gone);
+    }
+
+    #[test]
+    fn another_mount_with_our_device_number_is_not_ours() {
+        let table = parse(TABLE);
+        let before = Entry { device: table[2].device, ..table[1].clone() };
+        assert_eq!(standing(&table[2..], &before), Standing::Gone);
     }
 
     #[test]

@@ -21,7 +21,6 @@ use crate::adapter::Adapter;
 use crate::arguments::Request;
 use crate::attach::{self, Mount, Unmounted, Wanted};
 use crate::committer::Committer;
-use crate::mountpoint::Standing;
 use crate::open::Opened;
 use crate::privileges::Bare;
 use crate::report::note;
@@ -158,7 +157,7 @@ impl Running {
         if let Err(error) = outcome {
             note(&format_args!("the FUSE session ended: {error}"));
         }
-        if self.mount.standing().is_ok_and(|standing| standing == Standing::Top) {
+        if self.mount.is_dead() {
             let _ = self.mount.detach();
         }
     }

@@ -80,6 +80,7 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
     }
 
     /// Empties the cache.
+    #[cfg(test)]
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
             let entries = {
@@ -92,6 +93,7 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
     }
 
     /// Bytes that the values take.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().bytes).sum()
     }

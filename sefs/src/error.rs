@@ -447,7 +447,10 @@ impl fmt::Display for RolledBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RolledBack::Anchor { counter } => {
-                write!(f, "rolled back: the volume does not lead to the state that its anchor holds (counter {counter})")
+                write!(
+                    f,
+                    "rolled back: the volume does not lead to the state that its anchor holds (counter {counter})"
+                )
             }
             RolledBack::Header { generation } => {
                 write!(f, "rolled back: header generation {generation} is not the one that the checkpoint accepts")

@@ -35,6 +35,7 @@ pub(crate) trait NodeWriter {
 pub(crate) type Change = (Key, Option<Vec<u8>>);
 
 /// Applies changes, whose keys rise strictly, and returns the new root; `None` is the empty tree.
+#[cfg(test)]
 pub(crate) fn apply<R, W>(
     reader: &R,
     writer: &mut W,

@@ -177,11 +177,13 @@ impl Node {
     }
 
     /// Bytes that the entries take.
+    #[cfg(test)]
     pub(crate) fn entry_bytes(&self) -> usize {
         (0..self.count).map(|i| entry_len(self.value(i).len())).sum()
     }
 
     /// Bytes that the node takes in memory.
+    #[cfg(test)]
     pub(crate) fn len_bytes(&self) -> usize {
         self.bytes.len()
     }

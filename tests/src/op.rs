@@ -149,7 +149,8 @@ fn names() -> Vec<(u32, BoxedStrategy<Op>)> {
         1 => any::<u32>().prop_map(Making::Device),
     ];
     let mode = prop_oneof![Just(0o644), Just(0o755), Just(0o600), Just(0o2775), Just(0o1777)];
-    let renaming = prop_oneof![3 => Just(Renaming::Replace), 1 => Just(Renaming::NoReplace), 2 => Just(Renaming::Exchange)];
+    let renaming =
+        prop_oneof![3 => Just(Renaming::Replace), 1 => Just(Renaming::NoReplace), 2 => Just(Renaming::Exchange)];
     vec![
         (14, (place(), making, mode).prop_map(|(place, making, mode)| Op::Make(place, making, mode)).boxed()),
         (1, (any::<u8>(), 0u8..4).prop_map(|(dir, slot)| Op::Tmpfile(dir, slot)).boxed()),
@@ -207,14 +208,7 @@ fn attributes() -> Vec<(u32, BoxedStrategy<Op>)> {
         1 => Just(XattrSetting::Create),
         1 => Just(XattrSetting::Replace),
     ];
-    let value = prop_oneof![
-        Just(0u32),
-        1u32..200,
-        2040u32..2060,
-        4090u32..4200,
-        Just(65_536u32),
-        Just(65_537u32),
-    ];
+    let value = prop_oneof![Just(0u32), 1u32..200, 2040u32..2060, 4090u32..4200, Just(65_536u32), Just(65_537u32),];
     vec![
         (2, (any::<u8>(), 0u16..0o10000).prop_map(|(node, mode)| Op::SetMode(node, mode)).boxed()),
         (2, (any::<u8>(), 0u16..3, 0u16..3).prop_map(|(node, uid, gid)| Op::SetOwner(node, uid, gid)).boxed()),

@@ -89,12 +89,16 @@ impl Play {
 
     /// Makes a regular file.
     pub fn file(&self, path: &str) -> InodeNo {
-        self.make_as(&Caller::root(), path, FileKind::Regular, 0o644).unwrap_or_else(|error| panic!("{path}: {error}")).ino
+        self.make_as(&Caller::root(), path, FileKind::Regular, 0o644)
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+            .ino
     }
 
     /// Makes a directory.
     pub fn dir(&self, path: &str) -> InodeNo {
-        self.make_as(&Caller::root(), path, FileKind::Directory, 0o755).unwrap_or_else(|error| panic!("{path}: {error}")).ino
+        self.make_as(&Caller::root(), path, FileKind::Directory, 0o755)
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+            .ino
     }
 
     /// Makes any other inode.

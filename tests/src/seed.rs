@@ -30,7 +30,9 @@ fn parse(text: &str) -> u64 {
 }
 
 fn from_clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() ^ u64::from(since.subsec_nanos()) << 24)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |since| since.as_secs() ^ u64::from(since.subsec_nanos()) << 24)
 }
 
 /// A small generator (splitmix64): fast, and the same on every machine.
@@ -44,6 +46,7 @@ impl Dice {
     }
 
     /// The next 64 bits.
+    #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -7,8 +7,7 @@ use sefs::backend::Backend;
 use sefs::error::{Error, Posix, Result};
 use sefs::types::{InodeNo, Timestamp};
 use sefs::vfs::{
-    AllocateMode, Attr, FileKind, NewInode, OpenOptions, RenameMode, SetAttr, SetTime, Volume, WriteMode,
-    XattrMode,
+    AllocateMode, Attr, FileKind, NewInode, OpenOptions, RenameMode, SetAttr, SetTime, Volume, WriteMode, XattrMode,
 };
 
 use crate::disk::Disk;
@@ -209,8 +208,11 @@ impl Stage {
     }
 
     fn contents(&mut self, op: &Op) -> Result<()> {
-        let (Op::Write(node, ..) | Op::Truncate(node, _) | Op::Allocate(node, ..) | Op::Copy(node, ..) | Op::Read(node, ..)) =
-            *op
+        let (Op::Write(node, ..)
+        | Op::Truncate(node, _)
+        | Op::Allocate(node, ..)
+        | Op::Copy(node, ..)
+        | Op::Read(node, ..)) = *op
         else {
             unreachable!("only operations on content come here")
         };

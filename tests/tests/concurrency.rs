@@ -10,9 +10,7 @@ use std::time::Duration;
 use sefs::anchor::AnchorPolicy;
 use sefs::error::{Error, Posix};
 use sefs::types::InodeNo;
-use sefs::vfs::{
-    Caller, FileKind, FormatOptions, NewInode, OpenOptions, RenameMode, SetAttr, Volume, WriteMode,
-};
+use sefs::vfs::{Caller, FileKind, FormatOptions, NewInode, OpenOptions, RenameMode, SetAttr, Volume, WriteMode};
 use sefs_tests::disk::Disk;
 use sefs_tests::play::Play;
 use sefs_tests::recorder::Recorder;
@@ -190,7 +188,10 @@ fn scuffle(volume: &Volume, dirs: &[InodeNo], dice: &mut Dice) {
     match result {
         Ok(()) => {}
         Err(Error::Posix(outcome)) => {
-            assert!(!matches!(outcome, Posix::NoSpace | Posix::ReadOnly), "an outcome that nothing explains: {outcome:?}");
+            assert!(
+                !matches!(outcome, Posix::NoSpace | Posix::ReadOnly),
+                "an outcome that nothing explains: {outcome:?}"
+            );
         }
         Err(error) => panic!("not an outcome of an operation: {error:?}"),
     }

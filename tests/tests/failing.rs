@@ -194,12 +194,8 @@ fn the_generator_fails() {
     let position = disk.position();
     let broken = World { env: sefs::env::Env { rng: Arc::new(BrokenRng), ..world.env.clone() }, ..world.clone() };
     if let Ok(volume) = broken.open(Arc::new(disk.clone()), &small_memory()) {
-        let new = sefs::vfs::NewInode {
-            kind: sefs::vfs::FileKind::Directory,
-            mode: 0o700,
-            rdev: 0,
-            target: Vec::new(),
-        };
+        let new =
+            sefs::vfs::NewInode { kind: sefs::vfs::FileKind::Directory, mode: 0o700, rdev: 0, target: Vec::new() };
         let made = volume.make(&sefs::vfs::Caller::root(), sefs::types::InodeNo::ROOT, b"new", &new);
         assert!(made.and_then(|_| volume.sync()).is_err(), "a commit without random bytes");
         drop(volume);

@@ -19,6 +19,7 @@ use sefs_tests::walk::walk;
 use sefs_tests::world::{World, small_memory};
 
 /// Images by name: what of the format they show.
+#[allow(clippy::type_complexity)]
 const IMAGES: [(&str, fn() -> Disk); 2] = [("v1-closed", closed), ("v1-with-log", with_log)];
 
 fn folder() -> PathBuf {
@@ -35,7 +36,8 @@ fn every_golden_image_opens() {
             std::fs::write(&listing, list(&open(disk, true))).expect("writing the golden listing");
         }
         let image = std::fs::read(&pages).unwrap_or_else(|error| panic!("{}: {error}", pages.display()));
-        let expected = std::fs::read_to_string(&listing).unwrap_or_else(|error| panic!("{}: {error}", listing.display()));
+        let expected =
+            std::fs::read_to_string(&listing).unwrap_or_else(|error| panic!("{}: {error}", listing.display()));
         let disk = load(&image);
         assert_eq!(list(&open(disk.clone(), true)), expected, "{name}, read only");
         let volume = open(disk, false);
@@ -101,7 +103,8 @@ fn list_below(volume: &Volume, path: &str, attr: &Attr, text: &mut String) {
     let root = Caller::root();
     for name in volume.list_xattr(&root, attr.ino).expect("an intact image") {
         let value = volume.get_xattr(&root, attr.ino, &name).expect("an intact image");
-        writeln!(text, "  {} {} {}", String::from_utf8_lossy(&name), value.len(), digest(&value)).expect("a string grows");
+        writeln!(text, "  {} {} {}", String::from_utf8_lossy(&name), value.len(), digest(&value))
+            .expect("a string grows");
     }
     if attr.kind == FileKind::Directory {
         let entries = volume.read_dir(attr.ino, 2, usize::MAX >> 1).expect("an intact image");

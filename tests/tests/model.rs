@@ -13,7 +13,13 @@ const ORDINARY: Profile = Profile { atomic: false, largest: 600_000, huge: true,
 fn check(test: &str, profile: Profile, size_bytes: u64, options: &OpenOptions, cases: usize, len: usize) {
     let seed = seed(test, 1);
     let cases = u32::try_from(scaled(cases, cases * 100)).expect("a sane number of cases");
-    let config = Config { cases, max_shrink_iters: 3000, max_shrink_time: 60_000, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases,
+        max_shrink_iters: 3000,
+        max_shrink_time: 60_000,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let result = runner(seed, config).run(&sequences(profile, 1..len), |ops| {
         let (mut stage, _) = Stage::new(size_bytes, options, seed);
         run_all(&mut stage, &ops).map_err(TestCaseError::fail)

@@ -208,7 +208,8 @@ fn a_withheld_tail_stays_away() {
     drop(stage);
 
     let host = Recorder::plain(without_tail.clone());
-    let volume = world.reseeded(1).open(Arc::new(host.clone()), &small_memory()).expect("the tail is missing unnoticed");
+    let volume =
+        world.reseeded(1).open(Arc::new(host.clone()), &small_memory()).expect("the tail is missing unnoticed");
     let last = history.states.last().expect("there is a last state");
     assert!(*last != tail_state);
     assert_eq!(walk(&volume).expect("an intact image"), *last);

@@ -412,7 +412,8 @@ fn a_flip_in_a_confirmed_group_is_tampering() {
     let image = Image::dropped();
     let groups = image.live_groups();
     assert!(groups.len() >= 3, "the image should have several groups, has {}", groups.len());
-    let heads = groups[..groups.len() - 1].iter().flatten().filter(|page| image.disk.page(**page).starts_with(b"SEFSgrp1"));
+    let heads =
+        groups[..groups.len() - 1].iter().flatten().filter(|page| image.disk.page(**page).starts_with(b"SEFSgrp1"));
     let mut checked = 0;
     for page in heads {
         for offset in [0, 8, 20, 33, 50, 70, 90] {
@@ -538,7 +539,8 @@ fn going_back_under_a_mount_is_seen() {
     let world = World::new(5);
     let host = Recorder::plain(world.format(48 << 20));
     let volume = world.open(Arc::new(host.clone()), &small_memory()).expect("a fresh volume");
-    let files: Vec<InodeNo> = (0..8).map(|number| fill(&volume, InodeNo::ROOT, &format!("{number}"), 0, 1 << 20)).collect();
+    let files: Vec<InodeNo> =
+        (0..8).map(|number| fill(&volume, InodeNo::ROOT, &format!("{number}"), 0, 1 << 20)).collect();
     volume.sync().expect("a healthy disk");
     let old = host.disk();
     let root = Caller::root();

@@ -75,8 +75,8 @@ fn what_cannot_be_read_ends_it_or_is_left_out() {
     fs::create_dir(bench.path("src/closed")).unwrap();
     fs::write(bench.path("src/secret"), "x").unwrap();
     fs::write(bench.path("src/open"), "y").unwrap();
-    fs::set_permissions(bench.path("src/secret"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(bench.path("src/closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(bench.path("src/secret"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(bench.path("src/closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let Some(nobody) = Nobody::new(&bench) else { return };
     let args = ["a", "--from", "src", "--key-file", "key"];
     nobody
@@ -119,7 +119,8 @@ fn other_filesystems_are_crossed_unless_told_otherwise() {
     let crossed = bench.mkfs(&["a", "--from", "src", "--key-file", "key", "-q"]);
     let stayed = bench.mkfs(&["b", "--from", "src", "--key-file", "key", "-q", "--one-file-system"]);
     assert!(shell("umount src/mnt", &bench.path("")));
-    (crossed.succeeded(), stayed.succeeded());
+    crossed.succeeded();
+    stayed.succeeded();
     bench.debug(&["a", "--key-file", "key", "stat", "mnt/there"]).succeeded();
     assert_eq!(bench.debug(&["b", "--key-file", "key", "ls", "mnt"]).succeeded().out, b"");
 }
@@ -305,7 +306,8 @@ fn compare_attributes(volume: &Volume, attr: &Attr, metadata: &fs::Metadata, pat
     let names = volume.list_xattr(&root, attr.ino).unwrap();
     let mut found: Vec<_> =
         names.into_iter().map(|name| (name.clone(), volume.get_xattr(&root, attr.ino, &name).unwrap())).collect();
-    (expected.sort(), found.sort());
+    expected.sort();
+    found.sort();
     found.retain(|(name, _)| name != b"system.sefs.btime");
     assert_eq!(found, expected, "attributes of {path:?}");
 }

@@ -194,5 +194,5 @@ fn data_offset(bench: &Bench) -> u64 {
 fn older_slot(bench: &Bench) -> usize {
     let shown = bench.debug(&["a", "--key-file", "key", "super", "--json"]).succeeded().json();
     let newest = shown["state"]["checkpoint"].as_u64().unwrap();
-    usize::from(newest % 2 == 0)
+    usize::from(newest.is_multiple_of(2))
 }

@@ -51,6 +51,7 @@ impl Bits {
         page
     }
 
+    #[cfg(test)]
     pub(super) fn get(&self, at: u64) -> bool {
         self.0[index(at)] & (1 << (at % WORD_BITS)) != 0
     }

@@ -6,7 +6,9 @@ use core::num::NonZeroUsize;
 
 use lru::LruCache;
 
-use super::bits::{View, set_runs, within_group};
+#[cfg(test)]
+use super::bits::set_runs;
+use super::bits::{View, within_group};
 use super::geometry::{Geometry, QUAD_BLOCKS};
 use super::intervals::IntervalSet;
 use super::pages::{self, Pages};
@@ -170,7 +172,7 @@ impl State {
             self.free_quads += view.give(start, blocks);
             self.remember(group);
         } else {
-            let whole = run.start().next_multiple_of(QUAD_BLOCKS) / QUAD_BLOCKS..run.end() / QUAD_BLOCKS;
+            let whole = run.start().div_ceil(QUAD_BLOCKS)..run.end() / QUAD_BLOCKS;
             self.free_quads += whole.end.saturating_sub(whole.start);
             for edge in [run.start() / QUAD_BLOCKS, (run.end() - 1) / QUAD_BLOCKS] {
                 if !whole.contains(&edge) {
@@ -245,6 +247,7 @@ impl State {
         Ok(())
     }
 
+    #[cfg(test)]
     pub(super) fn in_use(&mut self, io: &dyn PageIo, group: u64) -> Result<Vec<Extent>> {
         let range = self.geometry.group(group);
         let mut bits = self.pages.bitmap(io, group)?.minus(&self.geometry.reserved_bits(group));

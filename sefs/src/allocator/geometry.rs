@@ -67,6 +67,7 @@ impl Geometry {
     }
 
     /// Blocks of the volume.
+    #[cfg(test)]
     pub(crate) fn total_blocks(&self) -> u64 {
         self.total_blocks
     }

@@ -84,6 +84,7 @@ pub(crate) struct Extent {
 
 impl Extent {
     /// `blocks` blocks from `addr` on.
+    #[cfg(test)]
     pub(crate) fn new(addr: BlockAddr, blocks: u64) -> Extent {
         Extent { addr, blocks }
     }
@@ -145,11 +146,6 @@ impl Allocator {
     pub(crate) fn hold_released(&self, io: &dyn PageIo, previous: &AllocEntry) -> Result<()> {
         let generation = self.pins.current();
         self.state.lock().hold_released(io, previous, generation)
-    }
-
-    /// The shape of the volume.
-    pub(crate) fn geometry(&self) -> &Geometry {
-        &self.geometry
     }
 
     /// Takes `blocks` blocks for data, in as few runs as possible. With `use_reserve` all of the reserve but a
@@ -264,6 +260,7 @@ impl Allocator {
     }
 
     /// The runs of blocks of a group that are in use by the newest state, reserved areas not counted: for checking.
+    #[cfg(test)]
     pub(crate) fn in_use(&self, io: &dyn PageIo, group: u64) -> Result<Vec<Extent>> {
         self.state.lock().in_use(io, group)
     }

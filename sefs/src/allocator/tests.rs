@@ -18,6 +18,7 @@ use crate::types::GROUP_BLOCKS;
 /// A disk of pages. The nonce is a serial number, which has to be the one that stands at the address.
 #[derive(Default)]
 struct Disk {
+    #[allow(clippy::type_complexity)]
     pages: Mutex<BTreeMap<BlockAddr, (u64, Box<[u8; BLOCK_SIZE]>)>>,
     serial: Mutex<u64>,
     reads: Mutex<u64>,
@@ -219,7 +220,9 @@ fn the_last_of_the_reserve_is_for_metadata() {
     assert!(no_space(allocator.allocate_data(&disk, 301, true)));
     allocator.allocate_data(&disk, 300, true).unwrap();
     assert!(no_space(allocator.allocate_data(&disk, 1, true)));
-    (0..5).for_each(|_| drop(allocator.allocate_node(&disk, 4, Interval::Active).unwrap()));
+    (0..5).for_each(|_| {
+        allocator.allocate_node(&disk, 4, Interval::Active).unwrap();
+    });
     assert!(no_space(allocator.allocate_node(&disk, 4, Interval::Active)));
 }
 
@@ -384,7 +387,9 @@ fn readers_keep_what_they_began_with() {
     let pin = allocator.pin();
     let second = allocator.pin();
     allocator.release(run).unwrap();
-    (2..6).for_each(|generation| drop(checkpoint(&allocator, &disk, generation)));
+    (2..6).for_each(|generation| {
+        checkpoint(&allocator, &disk, generation);
+    });
     assert_eq!(allocator.counts().pending_blocks, 100);
     drop(pin);
     assert_eq!(allocator.counts().pending_blocks, 100, "one reader is left");

@@ -18,16 +18,17 @@ use alloc::vec::Vec;
 
 use crate::allocator::{Extent, Interval, PageIo};
 use crate::backend::{Backend, HostBuf, Io};
-use crate::error::{Error, Posix, Result, RolledBack, Tampered};
+use crate::error::{Error, Invalid, Result, RolledBack, Tampered};
 use crate::format::{
-    AllocEntry, BlockLoc, BlockRef, BlockState, Chunk, Checkpoint, EpochPageRef, FILES_TREE, Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
+    AllocEntry, BlockLoc, BlockRef, BlockState, Checkpoint, Chunk, ENTRIES_PER_EPOCH_PAGE, EpochPageRef, FILES_TREE,
+    Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
 };
+use crate::keys::{SealedSlot, slot_of};
 use crate::merge::{self, Change, NodeWriter};
 use crate::node::Node;
+use crate::sealer::Proof;
 use crate::store::layer::{ChunkEntry, Entry, Layer};
 use crate::store::read::{record_error, space_key};
-use crate::keys::{SealedSlot, slot_of};
-use crate::sealer::Proof;
 use crate::store::{SLOT_ADDRS, Store};
 use crate::suite::{Nonce, Tag};
 use crate::tree::Root;
@@ -75,6 +76,15 @@ struct Totals {
     nodes: i64,
 }
 
+/// A checkpoint before its epoch table and its slot.
+struct Built {
+    roots: [Option<Root>; 2],
+    totals: Totals,
+    /// Where the pages of the epoch table go.
+    epoch_homes: Vec<BlockAddr>,
+    alloc_root: AllocEntry,
+}
+
 /// Ring blocks that are copied home in one request.
 const COPY_BLOCKS: usize = 256;
 
@@ -91,9 +101,9 @@ impl Store {
         let result = self.run_checkpoint(&mut slots, occasion);
         // Half of it may be on the backend, but no slot names it. The layers and the log still hold the truth; what is
         // unknown is the backend, so nothing more is written.
-        // Only a merge that found no space was undone whole.
+        // One that was taken back whole leaves everything as it was; after any other failure it is unknown what a slot names.
         match result {
-            Err(Error::Posix(Posix::NoSpace)) if self.layers.read().frozen.is_none() => Err(Posix::NoSpace.into()),
+            Err(failure) if self.layers.read().frozen.is_none() => Err(failure),
             result => result.map_err(|failure| self.latch(failure)),
         }
     }
@@ -101,16 +111,11 @@ impl Store {
     fn run_checkpoint(&self, slots: &mut Slots, occasion: Occasion) -> Result<()> {
         let generation = self.next_generation();
         let frozen = self.freeze();
-        self.copy_home(&frozen)?;
-        let mut totals = Totals::default();
-        let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals, failure: None };
-        let merged = self.merge_trees(&mut writer, &frozen);
-        let [system_root, files_root] = match merged {
-            Ok(roots) => roots,
-            Err(Error::Posix(Posix::NoSpace)) => return self.thaw(frozen),
-            Err(failure) => return Err(failure),
+        let built = match self.build(&frozen, generation, slots) {
+            Ok(built) => built,
+            // No slot names anything of it, so it can be taken back; a failed write has latched the volume by itself.
+            Err(failure) => return self.thaw(frozen).and(Err(failure)),
         };
-        let nodes = self.nodes_in_use().saturating_add_signed(totals.nodes);
         let mut next = slots.newest.clone();
         next.generation = generation;
         next.previous_salt = slots.newest_salt;
@@ -121,16 +126,19 @@ impl Store {
         next.clean = occasion == Occasion::Close;
         next.next_id = frozen.next_id;
         next.inodes = frozen.inodes;
-        next.unwritten_blocks = next.unwritten_blocks.saturating_add_signed(totals.unwritten);
-        next.nodes = nodes;
-        next.roots = tree_roots(system_root, files_root);
-        self.write_tables(&mut next, &totals, slots.newest.log_epoch)?;
+        next.unwritten_blocks = next.unwritten_blocks.saturating_add_signed(built.totals.unwritten);
+        next.nodes = self.nodes_in_use().saturating_add_signed(built.totals.nodes);
+        next.roots = tree_roots(built.roots[0], built.roots[1]);
+        next.alloc_root = built.alloc_root;
+        next.free_blocks = self.geometry.free_blocks(&built.alloc_root);
+        self.write_epochs(&mut next, &built)?;
         let log_end = self.flush_before_slot()?;
-        let sealed = self.write_slot(slots, &mut next)?;
-        self.publish(slots, &next, &frozen, [system_root, files_root])?;
+        let sealed = self.write_slot(&mut next)?;
+        self.publish(slots, &next, &frozen, built.roots)?;
         if occasion == Occasion::EpochStart {
             self.log.lock().previous_tag = sealed.tag;
         }
+        self.sealer.drop_dead_epochs(slots.newest.log_epoch);
         slots.newest = next;
         slots.newest_bytes = sealed.bytes;
         slots.newest_salt = sealed.salt;
@@ -140,6 +148,30 @@ impl Store {
         };
         self.anchor_slot(sealed.salt, start, if start.0 < log_end.0 { log_end } else { start })?;
         self.discard_free()
+    }
+
+    /// Everything that a slot will name but the epoch table. Until it is done, nothing is changed that cannot be taken back.
+    fn build(&self, frozen: &Frozen, generation: Generation, slots: &Slots) -> Result<Built> {
+        self.copy_home(frozen)?;
+        let mut totals = Totals::default();
+        let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals, failure: None };
+        let system_root = self.merge_tree(&mut writer, frozen, frozen.system_root, true)?;
+        let files_root = self.merge_tree(&mut writer, frozen, frozen.files_root, false)?;
+        writer.drain()?;
+        for page in &slots.newest.epoch_pages {
+            self.alloc.release_frozen(Extent { addr: page.addr, blocks: 1 })?;
+        }
+        let mut epoch_homes = Vec::new();
+        for _ in 0..self.sealer.epoch_page_count() {
+            epoch_homes.push(self.alloc.allocate_block(self, Interval::Frozen)?);
+        }
+        self.page_epochs.lock().clear();
+        let alloc_root = self.alloc.write_pages(self)?;
+        for (epoch, delta) in core::mem::take(&mut *self.page_epochs.lock()) {
+            *totals.epochs.entry(epoch).or_default() += delta;
+        }
+        self.check_newest_slot(slots)?;
+        Ok(Built { roots: [system_root, files_root], totals, epoch_homes, alloc_root })
     }
 
     fn freeze(&self) -> Frozen {
@@ -183,20 +215,14 @@ impl Store {
         Ok(())
     }
 
-    fn merge_trees(&self, writer: &mut Writer<'_>, frozen: &Frozen) -> Result<[Option<Root>; 2]> {
-        let system_root = self.merge_tree(writer, frozen, frozen.system_root, true)?;
-        let files_root = self.merge_tree(writer, frozen, frozen.files_root, false)?;
-        writer.drain()?;
-        Ok([system_root, files_root])
-    }
-
-    /// Gives a checkpoint up that found no space: nothing names what it wrote, so its layer goes back under the active one.
+    /// Takes a checkpoint back that was not built to the end: its layer goes back under the active one.
     fn thaw(&self, frozen: Frozen) -> Result<()> {
         drop(frozen);
         let mut layers = self.layers.write();
         let layers = &mut *layers;
+        // The other owner was the checkpoint's own, dropped above; readers take no share.
         let Some(mut merged) = layers.frozen.take().and_then(Arc::into_inner) else {
-            return Err(Posix::NoSpace.into());
+            return Err(Error::Invalid(Invalid::Option("a frozen layer in use")));
         };
         let mut released = Vec::new();
         merged.absorb(&layers.active, &mut BTreeMap::new(), &mut |loc: BlockLoc| released.push(loc));
@@ -209,7 +235,7 @@ impl Store {
             layers.ring_active.remove(&loc.addr);
             self.alloc.release(Extent { addr: loc.addr, blocks: 1 })?;
         }
-        Err(Posix::NoSpace.into())
+        Ok(())
     }
 
     fn merge_tree(
@@ -227,30 +253,22 @@ impl Store {
         Ok(merged)
     }
 
-    /// Epoch pages, then allocation pages.
-    fn write_tables(&self, next: &mut Checkpoint, totals: &Totals, needed_epoch: EpochId) -> Result<()> {
-        for (epoch, delta) in &totals.epochs {
+    /// The epoch table. The allocation pages count as live blocks of their epochs, so it is sealed after them.
+    fn write_epochs(&self, next: &mut Checkpoint, built: &Built) -> Result<()> {
+        for (epoch, delta) in &built.totals.epochs {
             self.sealer.adjust_live(*epoch, *delta);
         }
-        self.sealer.drop_dead_epochs(needed_epoch);
-        for page in next.epoch_pages.drain(..) {
-            self.alloc.release_frozen(Extent { addr: page.addr, blocks: 1 })?;
-        }
-        let mut addrs = Vec::new();
-        for _ in 0..self.sealer.epoch_page_count() {
-            addrs.push(self.alloc.allocate_block(self, Interval::Frozen)?);
-        }
-        // The allocation pages count as live blocks of their epochs, so the epoch table is sealed after them.
-        next.alloc_root = self.alloc.write_pages(self)?;
-        next.free_blocks = self.geometry.free_blocks(&next.alloc_root);
+        next.epoch_pages.clear();
         let mut batch = Vec::new();
-        for (addr, page) in addrs.into_iter().zip(self.sealer.seal_epoch_pages()?) {
-            next.epoch_pages.push(EpochPageRef { addr, tag: page.tag });
+        // An epoch that began since the homes were counted is named by the log after this checkpoint's start.
+        for (addr, page) in built.epoch_homes.iter().zip(self.sealer.seal_epoch_pages()?) {
+            next.epoch_pages.push(EpochPageRef { addr: *addr, tag: page.tag });
             let mut buf = self.backend.buffer(BLOCK_SIZE);
             buf.bytes_mut().copy_from_slice(&page.bytes[..]);
             batch.push(Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf });
         }
-        next.epoch_count = self.epoch_count();
+        let room = u32::try_from(next.epoch_pages.len() * ENTRIES_PER_EPOCH_PAGE).unwrap_or(u32::MAX);
+        next.epoch_count = self.epoch_count().min(room);
         self.submit(batch)
     }
 
@@ -265,8 +283,7 @@ impl Store {
         Ok((end, tag))
     }
 
-    fn write_slot(&self, slots: &Slots, next: &mut Checkpoint) -> Result<SealedSlot> {
-        self.check_newest_slot(slots)?;
+    fn write_slot(&self, next: &mut Checkpoint) -> Result<SealedSlot> {
         if let Some(anchored) = self.anchored.lock().as_ref() {
             next.anchor.counter = anchored.state.counter;
         }
@@ -289,20 +306,14 @@ impl Store {
         }
         match self.sealer.open_checkpoint(index, &bytes) {
             Ok(other) if other.checkpoint.generation > slots.newest.generation => {
-                Err(RolledBack::NewerCheckpoint { generation: other.checkpoint.generation }.into())
+                Err(self.latch(RolledBack::NewerCheckpoint { generation: other.checkpoint.generation }.into()))
             }
             // Damaged, or rolled back: the one that is being written replaces its meaning.
             _ => Ok(()),
         }
     }
 
-    fn publish(
-        &self,
-        slots: &mut Slots,
-        next: &Checkpoint,
-        frozen: &Frozen,
-        roots: [Option<Root>; 2],
-    ) -> Result<()> {
+    fn publish(&self, slots: &mut Slots, next: &Checkpoint, frozen: &Frozen, roots: [Option<Root>; 2]) -> Result<()> {
         let mut log = self.log.lock();
         let mut layers = self.layers.write();
         [layers.system_root, layers.files_root] = roots;
@@ -544,9 +555,10 @@ impl PageIo for Store {
         let mut buf = self.backend.buffer(BLOCK_SIZE);
         let proof = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
         self.submit(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
-        self.sealer.adjust_live(proof.epoch, 1);
+        let mut epochs = self.page_epochs.lock();
+        *epochs.entry(proof.epoch).or_default() += 1;
         if old.present {
-            self.sealer.adjust_live(old.epoch, -1);
+            *epochs.entry(old.epoch).or_default() -= 1;
         }
         Ok((proof.epoch, proof.nonce, proof.tag))
     }

@@ -6,8 +6,8 @@
 use alloc::sync::Arc;
 
 use crate::anchor::{Anchor, AnchorState, state_digest};
-use crate::format::AnchorPolicy;
 use crate::error::{AnchorError, Error, Posix, Result};
+use crate::format::AnchorPolicy;
 use crate::store::{Store, Tx, data_blocks};
 use crate::suite::Tag;
 use crate::types::Lsn;
@@ -337,4 +337,3 @@ pub(crate) struct Space {
     /// Inodes in use.
     pub(crate) inodes: u64,
 }
-

@@ -37,12 +37,7 @@ const ZERO_BYTES: u64 = 1 << 20;
 
 impl Store {
     /// Makes an empty volume on a backend, whatever was there before.
-    pub(crate) fn format(
-        backend: &dyn Backend,
-        key: &VolumeKey,
-        options: &StoreFormat,
-        env: &Env,
-    ) -> Result<()> {
+    pub(crate) fn format(backend: &dyn Backend, key: &VolumeKey, options: &StoreFormat, env: &Env) -> Result<()> {
         let header = new_header(options)?;
         let geometry = Geometry::new(header.total_blocks, header.ring_start.0, header.ring_blocks)?;
         make_room(backend, &header)?;
@@ -183,14 +178,7 @@ fn start_anchor(
 ) -> Result<()> {
     let state = anchor.read()?;
     let counter = state.counter.checked_add(1).ok_or(AnchorError::Malformed)?;
-    let digest = state_digest(
-        &*env.suite,
-        &header.volume_id,
-        header.key_generation,
-        verified.digest(),
-        salt,
-        Lsn(0),
-        &[0; 16],
-    );
+    let digest =
+        state_digest(&*env.suite, &header.volume_id, header.key_generation, verified.digest(), salt, Lsn(0), &[0; 16]);
     anchor.advance(&state, &AnchorState { counter, digest }).map_err(Error::from)
 }

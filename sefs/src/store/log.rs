@@ -18,8 +18,8 @@ use crate::backend::Io;
 use crate::error::{Corrupt, Error, Posix, Result};
 use crate::format::{BlockLoc, BlockState, GroupBody, GroupPrefix, Key, LogRecord, Patch};
 use crate::sealer::{GroupPlace, OpenFailure};
-use crate::store::layer::{Entry, Layer, Page};
 use crate::store::Store;
+use crate::store::layer::{Entry, Layer, Page};
 use crate::suite::Tag;
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, EpochId, Lsn};
 
@@ -170,8 +170,7 @@ impl Store {
     fn append(&self, log: &mut Log, body: &GroupBody, data: &[u8]) -> Result<()> {
         let bytes = body.encode();
         let data_blocks = u32::try_from(body.data_addresses.len()).map_err(|_| Posix::NoSpace)?;
-        let place =
-            GroupPlace { lsn: log.next, previous_tag: log.previous_tag, epoch: log.epoch, data_blocks };
+        let place = GroupPlace { lsn: log.next, previous_tag: log.previous_tag, epoch: log.epoch, data_blocks };
         let sealed = self.sealer.seal_group(&place, &bytes)?;
         let blocks = (sealed.bytes.len() / BLOCK_SIZE) as u64 + u64::from(data_blocks);
         if log.used_blocks() + blocks > self.ring.blocks {
@@ -239,18 +238,13 @@ impl Store {
     }
 
     /// Seals pages for consecutive addresses; pages of one chunk that follow one another make one run.
-    fn seal_extent(
-        &self,
-        pages: &[Waiting],
-        extent: Extent,
-        out: &mut [u8],
-        sealed: &mut SealedPages,
-    ) -> Result<()> {
+    fn seal_extent(&self, pages: &[Waiting], extent: Extent, out: &mut [u8], sealed: &mut SealedPages) -> Result<()> {
         let mut at = 0;
         while at < pages.len() {
             let first = &pages[at];
             let follows = |index: usize| {
-                pages[index].key == first.key && usize::from(pages[index].block) == usize::from(first.block) + index - at
+                pages[index].key == first.key
+                    && usize::from(pages[index].block) == usize::from(first.block) + index - at
             };
             let end = (at + 1..pages.len()).find(|index| !follows(*index)).unwrap_or(pages.len());
             let mut plain = Vec::with_capacity((end - at) * BLOCK_SIZE);
@@ -288,12 +282,7 @@ impl Store {
 }
 
 /// Reads whole ring blocks from `lsn` on, round the ring's end if need be.
-pub(super) fn read_ring(
-    backend: &dyn crate::backend::Backend,
-    ring: &Ring,
-    lsn: Lsn,
-    blocks: u64,
-) -> Result<Vec<u8>> {
+pub(super) fn read_ring(backend: &dyn crate::backend::Backend, ring: &Ring, lsn: Lsn, blocks: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for piece in ring_pieces(ring, lsn, blocks) {
         bytes.extend_from_slice(backend.read_at(piece.addr.0 * BLOCK_SIZE_U64, piece.bytes())?.bytes());
@@ -397,11 +386,7 @@ fn ring_pieces(ring: &Ring, lsn: Lsn, blocks: u64) -> impl Iterator<Item = RingP
     let before_end = ring.blocks - lsn.0 % ring.blocks;
     let first = blocks.min(before_end);
     let one = RingPiece { addr: ring.addr(lsn), skip: 0, blocks: first };
-    let two = (blocks > first).then(|| RingPiece {
-        addr: BlockAddr(ring.start),
-        skip: first,
-        blocks: blocks - first,
-    });
+    let two = (blocks > first).then(|| RingPiece { addr: BlockAddr(ring.start), skip: first, blocks: blocks - first });
     core::iter::once(one).chain(two)
 }
 

@@ -35,22 +35,22 @@ use crate::env::Clock;
 #[cfg(test)]
 use crate::env::Env;
 use crate::error::Result;
-use crate::format::{AllocEntry, Checkpoint, Header};
+use crate::format::{AllocEntry, Header};
 use crate::node::Node;
 use crate::sealer::Sealer;
 use crate::suite::{Nonce, Suite};
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::Root;
-use crate::types::{BLOCK_SIZE, BlockAddr, Generation, Lsn, Timestamp};
+use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
-pub(crate) use commit::{Need, Space};
+pub(crate) use commit::Need;
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, VolumeInfo};
-pub use reclaim::WorkDone;
 pub(crate) use read::Extent;
+pub use reclaim::WorkDone;
 pub(crate) use recovery::{Replayed, StoreOptions, read_header};
-pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, MAX_WRITE_BLOCKS, Tx};
+pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
 use commit::{Anchored, CommitState};
@@ -88,6 +88,8 @@ pub(crate) struct Store {
     generation: AtomicU64,
     node_count: AtomicU64,
     unflushed: Unflushed,
+    /// Live allocation pages that came and went while a checkpoint writes them, by epoch.
+    page_epochs: Mutex<BTreeMap<EpochId, i64>>,
     replayed: Replayed,
 }
 
@@ -135,7 +137,8 @@ impl Layers {
     }
 
     fn unwritten(&self) -> u64 {
-        self.unwritten_stored.saturating_add_signed(self.unwritten_frozen + self.unwritten_active + self.unwritten_unlogged)
+        self.unwritten_stored
+            .saturating_add_signed(self.unwritten_frozen + self.unwritten_active + self.unwritten_unlogged)
     }
 
     fn peek_id(&self) -> u64 {
@@ -202,20 +205,6 @@ impl Store {
 
     pub(crate) fn read_only(&self) -> bool {
         self.read_only
-    }
-
-    pub(crate) fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// What recovery found when the volume was opened.
-    pub(crate) fn replayed(&self) -> &Replayed {
-        &self.replayed
-    }
-
-    /// The newest checkpoint.
-    pub(crate) fn newest_checkpoint(&self) -> Checkpoint {
-        self.slots.lock().newest.clone()
     }
 
     /// The generation of the newest durable checkpoint.

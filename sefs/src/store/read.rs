@@ -207,9 +207,11 @@ impl Store {
                 let Some(block) = out[index * BLOCK_SIZE..].first_chunk_mut::<BLOCK_SIZE>() else { break };
                 self.sealer.open_data(loc, block).map_err(|failure| match failure {
                     OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
-                    OpenFailure::Auth => {
-                        Error::Tampered(Tampered::Data { addr: loc.addr, object, block: first_block + (at + index) as u64 })
-                    }
+                    OpenFailure::Auth => Error::Tampered(Tampered::Data {
+                        addr: loc.addr,
+                        object,
+                        block: first_block + (at + index) as u64,
+                    }),
                 })?;
             }
             at = end;
@@ -291,9 +293,10 @@ impl Store {
             }
             let (blocks, _pin) = self.resolve(object, chunk)?;
             let skip = (block % CHUNK_BLOCKS) as usize;
-            let found = blocks.iter().skip(skip).position(|block| {
-                matches!(block, Block::Page(_) | Block::Stored(_)) == (want == Extent::Data)
-            });
+            let found = blocks
+                .iter()
+                .skip(skip)
+                .position(|block| matches!(block, Block::Page(_) | Block::Stored(_)) == (want == Extent::Data));
             if let Some(ahead) = found {
                 let at = block + ahead as u64;
                 return Ok((at < end_block).then_some(at));

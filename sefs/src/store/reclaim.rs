@@ -37,7 +37,13 @@ impl Store {
             let layers = self.layers.read();
             let age = layers.oldest_change.map_or(0, |oldest| elapsed_ms(oldest, now));
             let half_full = layers.active.record_bytes() > self.limits.unmerged_bytes / 2;
-            (!layers.unlogged.is_empty(), elapsed_ms(layers.last_change, now), age, half_full, !layers.active.is_empty())
+            (
+                !layers.unlogged.is_empty(),
+                elapsed_ms(layers.last_change, now),
+                age,
+                half_full,
+                !layers.active.is_empty(),
+            )
         };
         if waiting && (idle_ms >= IDLE_MS || age_ms >= AGE_MS) {
             self.cut_group()?;

@@ -24,8 +24,8 @@ use crate::cache::ByteCache;
 use crate::env::Env;
 use crate::error::{Corrupt, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
-    AnchorBinding, AnchorPolicy, BlockLoc, BlockState, Checkpoint, FILES_TREE, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, HEADER_LEN,
-    Header, Key, Kind, LogRecord, Patch, SYSTEM_TREE, VerifiedHeader,
+    AnchorBinding, AnchorPolicy, BlockLoc, BlockState, Checkpoint, FILES_TREE, GROUP_PREFIX_LEN, GroupBody,
+    GroupPrefix, HEADER_LEN, Header, Key, Kind, LogRecord, Patch, SYSTEM_TREE, VerifiedHeader,
 };
 use crate::keys::{self, OpenFault, VolumeKey};
 use crate::sealer::Sealer;
@@ -117,12 +117,7 @@ struct OpenedSlot {
 
 impl Store {
     /// Opens a volume; see the module's header.
-    pub(crate) fn open(
-        backend: Arc<dyn Backend>,
-        key: &VolumeKey,
-        options: &StoreOptions,
-        env: &Env,
-    ) -> Result<Store> {
+    pub(crate) fn open(backend: Arc<dyn Backend>, key: &VolumeKey, options: &StoreOptions, env: &Env) -> Result<Store> {
         let headers = open_headers(&*backend, key, env)?;
         let first = headers.first().ok_or(Malformed::NotSefs)?;
         if options.volume_id.is_some_and(|id| id != first.header.volume_id) {
@@ -599,6 +594,7 @@ fn build(
         starting: Mutex::new(false),
         last_flush: Mutex::new(env.clock.now()),
         unflushed: Unflushed::default(),
+        page_epochs: Mutex::default(),
         replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
     })
 }

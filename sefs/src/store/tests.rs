@@ -28,20 +28,13 @@ fn key() -> VolumeKey {
 
 fn format(size_bytes: u64) -> Arc<MemoryBackend> {
     let backend = Arc::new(MemoryBackend::new(size_bytes));
-    let options = StoreFormat {
-        size_bytes,
-        volume_id: [3; 16],
-        label: "test".into(),
-        slots: Vec::new(),
-        anchor: None,
-    };
+    let options = StoreFormat { size_bytes, volume_id: [3; 16], label: "test".into(), slots: Vec::new(), anchor: None };
     Store::format(&*backend, &key(), &options, &env()).unwrap();
     backend
 }
 
 fn open(backend: &Arc<MemoryBackend>, memory_bytes: usize) -> Store {
-    let options =
-        StoreOptions { read_only: false, anchor: None, abandon_anchor: false, volume_id: None, memory_bytes };
+    let options = StoreOptions { read_only: false, anchor: None, abandon_anchor: false, volume_id: None, memory_bytes };
     Store::open(backend.clone(), &key(), &options, &env()).unwrap()
 }
 
@@ -169,7 +162,11 @@ impl Run {
             self.store.read_blocks(ObjectId(object), 0, &mut out).unwrap();
             for (block, bytes) in (0u64..).zip(out.chunks(BLOCK_SIZE)) {
                 let want = self.model.blocks.get(&(object, block)).copied().unwrap_or(0);
-                assert!(bytes.iter().all(|byte| *byte == want), "object {object} block {block}: {} not {want}", bytes[0]);
+                assert!(
+                    bytes.iter().all(|byte| *byte == want),
+                    "object {object} block {block}: {} not {want}",
+                    bytes[0]
+                );
             }
             let first = self.store.next_extent(ObjectId(object), 0, Extent::Data, BLOCKS + 200).unwrap();
             let want = self.model.blocks.range((object, 0)..(object + 1, 0)).next().map(|(at, _)| at.1);

@@ -29,10 +29,19 @@ const MAX_RESET_CHUNKS: u64 = 16;
 
 enum Change {
     Record(Key, Option<Vec<u8>>),
-    Chunk { object: ObjectId, chunk: u64, reset: bool, blocks: Vec<(u8, Content)> },
+    Chunk {
+        object: ObjectId,
+        chunk: u64,
+        reset: bool,
+        blocks: Vec<(u8, Content)>,
+    },
     Range(Range),
     /// A step of the job that works a tombstone off: these chunks go, the tombstone then starts at `next`.
-    Reclaim { id: u64, chunks: Vec<u64>, next: u64 },
+    Reclaim {
+        id: u64,
+        chunks: Vec<u64>,
+        next: u64,
+    },
 }
 
 impl Change {
@@ -182,7 +191,8 @@ impl<'a> Tx<'a> {
 
     fn content(&mut self, object: ObjectId, block: u64, content: Content) {
         let (chunk, index) = (block / CHUNK_BLOCKS, (block % CHUNK_BLOCKS) as u8);
-        if let Some(Change::Chunk { object: last_object, chunk: last_chunk, reset: false, blocks }) = self.changes.last_mut()
+        if let Some(Change::Chunk { object: last_object, chunk: last_chunk, reset: false, blocks }) =
+            self.changes.last_mut()
             && (*last_object, *last_chunk) == (object, chunk)
         {
             blocks.push((index, content));
@@ -334,4 +344,3 @@ impl Store {
 pub(super) fn range_key(id: u64) -> Key {
     Key::new(0, Kind::Range, id)
 }
-

@@ -181,3 +181,123 @@ fn decode_entry(bytes: &[u8; ENTRY_LEN]) -> Result<(Who, u32), Posix> {
     }
     Ok((who, u32::from(permissions)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{FileKind, InodeFlags};
+    use crate::types::{InodeNo, ObjectId, Timestamp};
+
+    fn value(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut value = 2u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries {
+            value.extend(tag.to_le_bytes());
+            value.extend(permissions.to_le_bytes());
+            value.extend(id.to_le_bytes());
+        }
+        value
+    }
+
+    /// owner rwx, user 7 rw, group 5 rw, owning group r, mask, other nothing
+    fn acl(mask: u16) -> Acl {
+        let entries = [(1, 7, NO_ID), (2, 6, 7), (4, 4, NO_ID), (8, 6, 5), (16, mask, NO_ID), (32, 0, NO_ID)];
+        Acl::decode(&value(&entries)).unwrap().unwrap()
+    }
+
+    fn inode() -> Inode {
+        let time = Timestamp::default();
+        Inode {
+            mode: FileKind::Regular.mode_bits() | 0o760,
+            uid: 1,
+            gid: 2,
+            links: 1,
+            flags: InodeFlags::default(),
+            size: 0,
+            object: ObjectId(9),
+            change: 0,
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            project: 0,
+            parent: InodeNo(0),
+            entries: 0,
+            subdirs: 0,
+            extensions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn lists_that_are_refused() {
+        let (owner, group, other) = ((1, 7, NO_ID), (4, 5, NO_ID), (32, 5, NO_ID));
+        let refused: [&[(u16, u16, u32)]; 11] = [
+            &[owner],
+            &[owner, group],
+            &[owner, other, group],
+            &[owner, owner, group, other],
+            &[owner, (2, 7, 5), group, other],
+            &[owner, (2, 7, NO_ID), group, (16, 7, NO_ID), other],
+            &[owner, (2, 7, 5), (2, 7, 5), group, (16, 7, NO_ID), other],
+            &[owner, group, (2, 7, 5), (16, 7, NO_ID), other],
+            &[owner, group, (16, 7, NO_ID), (16, 7, NO_ID), other],
+            &[(1, 8, NO_ID), group, other],
+            &[owner, group, (64, 7, NO_ID), other],
+        ];
+        for entries in refused {
+            assert_eq!(Acl::decode(&value(entries)), Err(Posix::InvalidArgument), "{entries:?}");
+        }
+        let good = value(&[owner, group, other]);
+        for len in 1..good.len() {
+            let removes = len == 4;
+            assert_eq!(Acl::decode(&good[..len]), if removes { Ok(None) } else { Err(Posix::InvalidArgument) });
+        }
+        assert_eq!(Acl::decode(&[1, 0, 0, 0]), Err(Posix::NotSupported), "version 1");
+        assert_eq!(Acl::decode(&[]), Ok(None));
+    }
+
+    #[test]
+    fn lists_come_back_as_they_were() {
+        let acl = acl(4);
+        assert_eq!(Acl::decode(&acl.encode()), Ok(Some(acl.clone())));
+        assert_eq!((acl.mode(), acl.is_minimal()), (0o740, false));
+        let minimal = Acl::decode(&value(&[(1, 6, 0), (4, 4, 0), (32, 0, 0)])).unwrap().unwrap();
+        assert_eq!((minimal.mode(), minimal.is_minimal()), (0o640, true));
+    }
+
+    #[test]
+    fn who_may_do_what() {
+        let cases = [
+            // (uid, gid, groups, mask, wanted, permitted)
+            (1, 9, &[][..], 0, 7, true),
+            (7, 9, &[], 7, 6, true),
+            (7, 9, &[], 4, 4, true),
+            (7, 9, &[], 4, 2, false),
+            (7, 5, &[], 7, 1, false),
+            (8, 2, &[], 7, 4, true),
+            (8, 2, &[], 7, 2, false),
+            (8, 9, &[5], 7, 6, true),
+            (8, 9, &[5], 2, 6, false),
+            (8, 2, &[5], 7, 6, true),
+            (8, 2, &[5], 4, 2, false),
+            (8, 9, &[], 7, 4, false),
+            (8, 9, &[], 7, 0, true),
+        ];
+        for (uid, gid, groups, mask, want, permitted) in cases {
+            let caller = Caller { groups: groups.to_vec(), ..Caller::user(uid, gid) };
+            assert_eq!(acl(mask).permits(&caller, &inode(), want), permitted, "{uid} {gid} {groups:?} {mask} {want}");
+        }
+    }
+
+    #[test]
+    fn chmod_moves_the_mask_and_heirs_get_no_more_than_they_ask_for() {
+        let mut changed = acl(7);
+        changed.set_mode(0o451);
+        assert_eq!(changed.mode(), 0o451);
+        assert_eq!(changed.permissions(Who::OwningGroup), 4, "the owning group's own entry stays");
+        let heir = acl(6).inherit(0o666);
+        assert_eq!(heir.mode(), 0o660);
+        assert_eq!(heir.permissions(Who::User(7)), 6);
+        assert_eq!(acl(7).inherit(0o600).mode(), 0o600);
+    }
+}

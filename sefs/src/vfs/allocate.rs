@@ -113,6 +113,7 @@ fn edges(store: &Store, inode: &Inode, span: Span) -> Result<Vec<(u64, Block)>> 
 fn reserve(volume: &Volume, caller: &Caller, ino: InodeNo, span: Span, keep_size: bool) -> Result<()> {
     let end = span.end.div_ceil(BLOCK_SIZE_U64);
     let mut block = span.start / BLOCK_SIZE_U64;
+    check_possible(volume, ino, end - block)?;
     while block < end {
         let step_end = end.min(block + MAX_PREALLOCATE_BLOCKS);
         let held = volume.inodes.hold_all(&[ino]);
@@ -121,6 +122,17 @@ fn reserve(volume: &Volume, caller: &Caller, ino: InodeNo, span: Span, keep_size
         block = step_end;
     }
     Ok(())
+}
+
+/// Refuses what can never be had, before any of it is taken: more than there is, even if all the file has lies there.
+fn check_possible(volume: &Volume, ino: InodeNo, blocks: u64) -> Result<()> {
+    let store = &volume.store;
+    volume.inodes.hold(ino).shared(store, |inode| {
+        require_regular(inode)?;
+        let has = if inode.flags.inline { 0 } else { store.object_blocks(inode.object)? };
+        let lacks = blocks.saturating_sub(has);
+        if lacks > store.space().available_blocks { Err(Posix::NoSpace.into()) } else { Ok(()) }
+    })
 }
 
 /// Promises some blocks of a range; the last step sets the length.

@@ -45,7 +45,7 @@ impl<'n> Bucket<'n> {
         Bucket::of_hash(store, dir, name, name_hash(store.suite(), name))
     }
 
-    fn of_hash(store: &Store, dir: InodeNo, name: &'n [u8], hash: u64) -> Result<Bucket<'n>> {
+    pub(super) fn of_hash(store: &Store, dir: InodeNo, name: &'n [u8], hash: u64) -> Result<Bucket<'n>> {
         let from = entry_key(dir, hash * u64::from(NAME_DISCRIMINATORS));
         let end = entry_key(dir, (hash + 1) * u64::from(NAME_DISCRIMINATORS));
         let records = store.scan(from, end, usize::from(NAME_DISCRIMINATORS))?;

@@ -218,12 +218,22 @@ impl<'a> Edit<'a> {
 
     /// Makes it happen; from here on readers see the new values.
     pub(super) fn finish(self) {
+        self.finish_unlink();
+    }
+
+    /// As `finish`; true if an inode is left that has no links and that nobody has acquired. `release` looks at both in
+    /// the other order, so one of the two notices an inode that loses its last link and its last user at once.
+    pub(super) fn finish_unlink(self) -> bool {
         self.tx.finish();
+        let mut left = false;
         for (ino, inode) in self.changed {
             if let Ok(place) = self.locked.place(ino) {
+                let linked = inode.as_ref().is_none_or(|inode| inode.links > 0);
                 *place.cached.lock() = inode;
+                left |= !linked && !place.is_acquired();
             }
         }
+        left
     }
 }
 

@@ -31,6 +31,8 @@ mod reclaim;
 mod remove;
 mod rename;
 mod resize;
+#[cfg(test)]
+mod tests;
 mod volume;
 mod write;
 mod xattr;

@@ -66,7 +66,7 @@ pub(super) fn access_acl(store: &Store, ino: InodeNo, inode: &Inode) -> Result<O
     }
     let key = crate::vfs::inode::inode_key(ino);
     let value = xattr::value(store, ino, inode, ACL_ACCESS)?.ok_or_else(|| record_error(key, "its ACL is missing"))?;
-    Ok(Acl::decode(&value).map_err(|_| record_error(key, "its ACL is not valid"))?)
+    Acl::decode(&value).map_err(|_| record_error(key, "its ACL is not valid"))
 }
 
 /// Only the owner and root.

@@ -93,8 +93,10 @@ fn remove_entry(
     edit.put_inode(dir, parent);
     subtract_link(&mut child);
     touch_status(&mut child, now);
-    put_or_drop(volume, &mut edit, locked, entry.ino, child)?;
-    edit.finish();
+    put_or_drop(&mut edit, locked, entry.ino, child)?;
+    if edit.finish_unlink() {
+        volume.orphans.expect_some();
+    }
     Ok(true)
 }
 
@@ -114,13 +116,7 @@ pub(super) fn subtract_link(inode: &mut Inode) {
 
 /// Puts an inode that lost a link. Without links it goes at once if it is small and nobody has it acquired; otherwise it
 /// becomes an orphan.
-pub(super) fn put_or_drop(
-    volume: &Volume,
-    edit: &mut Edit<'_>,
-    locked: &Locked<'_>,
-    ino: InodeNo,
-    inode: Inode,
-) -> Result<()> {
+pub(super) fn put_or_drop(edit: &mut Edit<'_>, locked: &Locked<'_>, ino: InodeNo, inode: Inode) -> Result<()> {
     let acquired = locked.place(ino)?.is_acquired();
     if inode.links > 0 {
         edit.put_inode(ino, inode);
@@ -130,9 +126,6 @@ pub(super) fn put_or_drop(
     } else {
         edit.tx.put(orphan_key(ino), OrphanRecord.encode());
         edit.put_inode(ino, inode);
-        if !acquired {
-            volume.orphans.expect_some();
-        }
     }
     Ok(())
 }

@@ -181,9 +181,11 @@ impl Drafts<'_> {
 
     fn finish(self, volume: &Volume, mut edit: Edit<'_>) -> Result<()> {
         for (ino, inode) in self.inodes {
-            put_or_drop(volume, &mut edit, self.locked, ino, inode)?;
+            put_or_drop(&mut edit, self.locked, ino, inode)?;
         }
-        edit.finish();
+        if edit.finish_unlink() {
+            volume.orphans.expect_some();
+        }
         Ok(())
     }
 }

@@ -2,9 +2,7 @@
 
 use sefs::error::Posix;
 use sefs::types::Timestamp;
-use sefs::vfs::{
-    AllocateMode, Attr, Caller, FileKind, RenameMode, SetAttr, SetTime, WriteMode, XattrMode,
-};
+use sefs::vfs::{AllocateMode, Attr, Caller, FileKind, RenameMode, SetAttr, SetTime, WriteMode, XattrMode};
 use sefs_tests::play::{Play, refused};
 use sefs_tests::world::checked_root;
 

@@ -202,9 +202,8 @@ fn copying() {
     let play = Play::new(32 << 20);
     let (from, to) = (play.file("from"), play.file("to"));
     play.put(from, 0, &filling(4, 500_000));
-    let copy = |from, from_offset, to, to_offset, len| {
-        play.volume.copy_range(&root(), from, from_offset, to, to_offset, len)
-    };
+    let copy =
+        |from, from_offset, to, to_offset, len| play.volume.copy_range(&root(), from, from_offset, to, to_offset, len);
     let mut done = 0;
     while done < 500_000 {
         let count = copy(from, done, to, 100 + done, 1 << 40).expect("space enough");

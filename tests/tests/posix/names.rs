@@ -80,7 +80,10 @@ fn dot_and_dot_dot() {
         assert!(matches!(removed, Posix::InvalidArgument | Posix::NotEmpty | Posix::Busy), "{removed:?}");
         for (from, to) in [(name, &b"x"[..]), (b"e", name)] {
             let moved = refused(play.volume.rename(&root(), d, from, d, to, RenameMode::Replace));
-            assert!(matches!(moved, Posix::InvalidArgument | Posix::Busy | Posix::Exists | Posix::NotEmpty), "{moved:?}");
+            assert!(
+                matches!(moved, Posix::InvalidArgument | Posix::Busy | Posix::Exists | Posix::NotEmpty),
+                "{moved:?}"
+            );
         }
     }
     walk(&play.volume).expect("consistent");
@@ -331,7 +334,7 @@ fn a_large_directory_lists_stably() {
         }
         for _ in 0..20 {
             let number = dice.below(count);
-            if number % 10 != 0 {
+            if !number.is_multiple_of(10) {
                 drop(play.volume.unlink(&root(), d, &name(number)));
             }
         }

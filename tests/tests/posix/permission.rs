@@ -51,7 +51,9 @@ fn the_class_that_matches_first_decides() {
 
 #[test]
 fn directories_need_write_and_search() {
-    for (mode, may_make, may_look) in [(0o777, true, true), (0o775, false, true), (0o776, false, false), (0o772, false, false)] {
+    for (mode, may_make, may_look) in
+        [(0o777, true, true), (0o775, false, true), (0o776, false, false), (0o772, false, false)]
+    {
         let play = Play::new(4 << 20);
         let d = place(&play, "d", FileKind::Directory, mode, 5);
         play.file("d/there");
@@ -233,11 +235,17 @@ fn lists_that_make_no_sense_are_refused() {
     let (file, dir) = (play.file("f"), play.dir("d"));
     let cases: [(&str, Vec<u8>); 6] = [
         ("too short", vec![2, 0]),
-        ("an unknown version", acl(&[(1, 7, NONE), (4, 5, NONE), (0x20, 0, NONE)]).iter().map(|byte| byte ^ 1).collect()),
+        (
+            "an unknown version",
+            acl(&[(1, 7, NONE), (4, 5, NONE), (0x20, 0, NONE)]).iter().map(|byte| byte ^ 1).collect(),
+        ),
         ("no owner", acl(&[(4, 5, NONE), (0x20, 0, NONE)])),
         ("a named user without a mask", acl(&[(1, 7, NONE), (2, 7, 9), (4, 5, NONE), (0x20, 0, NONE)])),
         ("an unknown tag", acl(&[(1, 7, NONE), (3, 7, 9), (4, 5, NONE), (0x20, 0, NONE)])),
-        ("the same user twice", acl(&[(1, 7, NONE), (2, 7, 9), (2, 6, 9), (4, 5, NONE), (0x10, 7, NONE), (0x20, 0, NONE)])),
+        (
+            "the same user twice",
+            acl(&[(1, 7, NONE), (2, 7, 9), (2, 6, 9), (4, 5, NONE), (0x10, 7, NONE), (0x20, 0, NONE)]),
+        ),
     ];
     for (what, value) in cases {
         let outcome = refused(play.volume.set_xattr(&root(), file, ACCESS, &value, XattrMode::Any));

@@ -47,7 +47,9 @@ fn check(play: &Play, files: &[(String, u64)], piece: u32) {
         assert_eq!(play.stat(path).size, *len, "{path}");
         let expected = filling(number as u32 + 1, piece);
         for offset in (0..*len).step_by(piece as usize) {
-            assert!(play.get(ino, offset, piece as usize) == expected[..(*len - offset).min(u64::from(piece)) as usize]);
+            assert!(
+                play.get(ino, offset, piece as usize) == expected[..(*len - offset).min(u64::from(piece)) as usize]
+            );
         }
     }
 }
@@ -100,13 +102,13 @@ fn what_works_on_a_full_volume() {
     play.volume.sync().expect("sync when full");
     play.unlink("dir/0").expect("unlink when full");
     play.truncate(play.ino("dir/1"), 100_001);
-    play.volume.allocate(&Caller::root(), play.ino("dir/2"), 0, 200_000, AllocateMode::PunchHole).expect("punch when full");
+    play.volume
+        .allocate(&Caller::root(), play.ino("dir/2"), 0, 200_000, AllocateMode::PunchHole)
+        .expect("punch when full");
     play.truncate(play.ino("dir/3"), 0);
     play.rename("dir/4", "dir/5").expect("replacing when full");
-    play.set_as(&Caller::root(), "dir/6", SetAttr { mode: Some(0o600), ..SetAttr::default() }).map_or_else(
-        |error| assert_eq!(error, Error::Posix(Posix::NoSpace)),
-        |attr| assert_eq!(attr.mode, 0o600),
-    );
+    play.set_as(&Caller::root(), "dir/6", SetAttr { mode: Some(0o600), ..SetAttr::default() })
+        .map_or_else(|error| assert_eq!(error, Error::Posix(Posix::NoSpace)), |attr| assert_eq!(attr.mode, 0o600));
     play.volume.sync().expect("sync when full");
     let play = play.crash();
     assert_eq!(refused(play.find("dir/0")), Posix::NotFound);

@@ -179,16 +179,18 @@ impl Model {
     /// A checkpoint that fails while its pages are written: nothing has happened.
     fn failing_checkpoint(&mut self, nodes: usize, drop: usize) {
         let before = self.allocator.counts();
+        let mut abandoned = Vec::new();
         self.allocator.freeze();
         for _ in 0..nodes {
-            if let Some(run) = self.node(Interval::Frozen) {
-                self.demand_unused(run);
-            }
+            let Some(run) = self.node(Interval::Frozen) else { break };
+            self.demand_unused(run);
+            self.unnamed.extend(run.start()..run.end());
+            abandoned.push(run);
         }
         for addr in self.pick(drop, drop) {
             self.allocator.release_frozen(Extent::new(BlockAddr(addr), 1)).unwrap();
         }
-        if drop % 2 == 0 {
+        if drop.is_multiple_of(2) {
             *self.disk.failing.lock() = true;
             if let Ok(root) = self.allocator.write_pages(&self.disk) {
                 assert_eq!(root, self.slots[1].1, "only a checkpoint without changes does without writing");
@@ -199,6 +201,7 @@ impl Model {
             self.allocator.write_pages(&self.disk).unwrap();
         }
         self.allocator.unfreeze().unwrap();
+        abandoned.iter().flat_map(|run| run.start()..run.end()).for_each(|addr| assert!(self.unnamed.remove(&addr)));
         assert_eq!(self.allocator.counts().free_blocks, before.free_blocks);
         assert_eq!(self.allocator.counts().pending_blocks, before.pending_blocks);
     }
