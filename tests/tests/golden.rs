@@ -19,6 +19,7 @@ use sefs_tests::walk::walk;
 use sefs_tests::world::{World, small_memory};
 
 /// Images by name: what of the format they show.
+#[allow(clippy::type_complexity)]
 const IMAGES: [(&str, fn() -> Disk); 2] = [("v1-closed", closed), ("v1-with-log", with_log)];
 
 fn folder() -> PathBuf {

@@ -4,8 +4,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::inode::inode_key;
+use super::inode::{Edit, inode_key};
 use super::make::{inline_key, orphan_key};
+use super::remove::put_or_drop;
 use super::*;
 use crate::backend::MemoryBackend;
 use crate::env::SystemClock;
@@ -208,6 +209,21 @@ fn unlinking_and_releasing_at_once_leaves_nothing() {
         assert_eq!(volume.store.space().inodes, inodes);
         assert_eq!(volume.inodes.len(), 0, "no place is kept for what nobody uses");
     }
+}
+
+/// The same, one step after the other: the user goes between the decision to keep an orphan and its becoming visible.
+#[test]
+fn a_release_amid_an_unlink_is_noticed() {
+    let volume = volume();
+    let ino = file(&volume, "f");
+    volume.acquire(ino).unwrap();
+    let held = volume.inodes.hold_all(&[ino]);
+    let locked = held.lock();
+    let unlinked = Inode { links: 0, ..stored(&volume, ino) };
+    let mut edit = Edit::begin(&volume.store, Need::Release, &locked).unwrap();
+    put_or_drop(&mut edit, &locked, ino, unlinked).unwrap();
+    assert!(!volume.inodes.release(ino, 1), "it still has a link for all that can be seen");
+    assert!(edit.finish_unlink());
 }
 
 #[test]

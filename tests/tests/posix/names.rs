@@ -334,7 +334,7 @@ fn a_large_directory_lists_stably() {
         }
         for _ in 0..20 {
             let number = dice.below(count);
-            if number % 10 != 0 {
+            if !number.is_multiple_of(10) {
                 drop(play.volume.unlink(&root(), d, &name(number)));
             }
         }
