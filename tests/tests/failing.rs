@@ -81,11 +81,12 @@ impl Campaign {
             .unwrap_or_else(|error| panic!("{context}: does not mount on a healthy host: {error}"));
         let found = walk(&volume).unwrap_or_else(|error| panic!("{context}: mounts, then: {error}"));
         let allowed = &self.reference.states[durable..=attempted];
-        assert!(
-            allowed.contains(&found),
-            "{context}: after {attempted} operations, {durable} durable, the remount shows something else:\n{}",
-            allowed[0].difference(&found)
-        );
+        if !allowed.contains(&found) {
+            let wrong: Vec<String> = allowed.iter().map(|state| state.difference(&found)).collect();
+            let last = self.ops[..attempted].last();
+            let all = wrong.join("or from the next state:\n");
+            panic!("{context}: {attempted} operations, the last {last:?}, {durable} durable; the remount shows:\n{all}");
+        }
     }
 
     fn check_error(&self, error: &Error, context: &str) {
