@@ -7,7 +7,7 @@
 # first; nothing here is touched. SABOTAGE_TARGET keeps the build between runs (default: a temporary folder).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-scratch=$(mktemp -d)
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/sefs-sabotage.XXXXXX")
 trap 'rm -rf --one-file-system "$scratch"' EXIT
 export CARGO_TARGET_DIR=${SABOTAGE_TARGET:-$scratch/target} RUST_BACKTRACE=0
 
