@@ -28,7 +28,7 @@ use sefs::vfs::{Attr, Caller, DirEntry, FileKind, NewInode, RenameMode, SetAttr,
 use crate::committer::{Committer, Waiting};
 use crate::convert;
 use crate::negotiate;
-use crate::privileges::{self, Bare};
+use crate::privileges;
 use crate::seeker::Sought;
 use crate::served::Served;
 
@@ -57,7 +57,6 @@ pub(crate) struct Adapter {
     pub(crate) served: Arc<Served>,
     pub(crate) committer: Arc<Committer>,
     pub(crate) seeker: Sender<Sought>,
-    pub(crate) bare: Bare,
     /// Set once the session stands.
     pub(crate) notifier: Arc<OnceLock<Notifier>>,
 }
@@ -79,11 +78,7 @@ impl Adapter {
         name: &OsStr,
         new: &NewInode,
     ) -> std::result::Result<FileAttr, Errno> {
-        let made = self.entry(|volume| {
-            let attr = volume.make(caller, convert::inode(dir), name.as_bytes(), new)?;
-            self.bare.created(attr.ino);
-            Ok(attr)
-        });
+        let made = self.entry(|volume| volume.make(caller, convert::inode(dir), name.as_bytes(), new));
         self.served.activity.happened();
         made
     }
@@ -105,21 +100,11 @@ impl Adapter {
         }
     }
 
-    fn change_attributes(
-        &self,
-        caller: &Caller,
-        ino: InodeNo,
-        mut change: SetAttr,
-    ) -> std::result::Result<Attr, Errno> {
-        self.served.change(|volume| {
-            if change.size.is_some() || change.uid.is_some() || change.gid.is_some() {
-                self.bare.strip(volume, ino)?;
-            }
-            if change.size.is_some() && change.mode.is_none() {
-                change.mode = privileges::mode_after_truncation(volume, caller, ino)?;
-            }
-            volume.set_attr(caller, ino, &change)
-        })
+    fn take_privileges(&self, volume: &Volume, caller: &Caller, ino: INodeNo) -> Result<()> {
+        if privileges::content_changes(volume, caller, convert::inode(ino))? {
+            self.mode_may_have_changed(ino);
+        }
+        Ok(())
     }
 }
 
@@ -139,7 +124,6 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         let ino = convert::inode(ino);
-        self.bare.forget(ino);
         // An inode without links is reclaimed from now on: that is a change. After the close there is nothing to release.
         let _ = self.served.change(|volume| {
             volume.release(ino, count);
@@ -182,7 +166,8 @@ impl Filesystem for Adapter {
             ctime: ctime.map(convert::requested_time),
             btime: None,
         };
-        match self.change_attributes(&convert::caller(request), convert::inode(ino), change) {
+        let caller = convert::caller(request);
+        match self.served.change(|volume| volume.set_attr(&caller, convert::inode(ino), &change)) {
             Ok(attr) => reply.attr(&TTL, &convert::attributes(&attr)),
             Err(errno) => reply.error(errno),
         }
@@ -331,10 +316,7 @@ impl Filesystem for Adapter {
     ) {
         let mode = write_mode(write_flags);
         let caller = convert::caller(request);
-        let written = self.served.change(|volume| {
-            self.bare.strip(volume, convert::inode(ino))?;
-            volume.write(&caller, convert::inode(ino), offset, data, mode)
-        });
+        let written = self.served.change(|volume| volume.write(&caller, convert::inode(ino), offset, data, mode));
         if mode == WriteMode::KillPrivileges {
             self.mode_may_have_changed(ino);
         }
@@ -407,15 +389,10 @@ impl Filesystem for Adapter {
             match name {
                 CREATED => return Err(Posix::NotPermitted.into()),
                 privileges::ACCESS_ACL => privileges::acl_is_set(volume, &caller, request.pid(), ino)?,
-                privileges::CAPABILITY => self.bare.forget(ino),
                 _ => {}
             }
             volume.set_xattr(&caller, ino, name, value, convert::xattr_mode(flags)?)
         });
-        if name == privileges::CAPABILITY {
-            // A write may have looked between the first time and now.
-            self.bare.forget(ino);
-        }
         answer(reply, outcome);
     }
 
@@ -461,10 +438,10 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let Some(mode) = convert::allocate_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
-        let (caller, ino) = (convert::caller(request), convert::inode(ino));
+        let caller = convert::caller(request);
         let allocate = |volume: &Volume| {
-            self.bare.strip(volume, ino)?;
-            volume.allocate(&caller, ino, offset, length, mode)
+            self.take_privileges(volume, &caller, ino)?;
+            volume.allocate(&caller, convert::inode(ino), offset, length, mode)
         };
         answer(reply, self.served.change(allocate));
     }
@@ -490,12 +467,12 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (caller, from, to) = (convert::caller(request), convert::inode(from), convert::inode(to));
+        let caller = convert::caller(request);
         // The reply has 32 bits for the length; the caller asks again for the rest.
         let len = len.min(COPY_BYTES);
         let copied = self.served.change(|volume| {
-            self.bare.strip(volume, to)?;
-            volume.copy_range(&caller, from, from_offset, to, to_offset, len)
+            self.take_privileges(volume, &caller, to)?;
+            volume.copy_range(&caller, convert::inode(from), from_offset, convert::inode(to), to_offset, len)
         });
         match copied.map(u32::try_from) {
             Ok(Ok(len)) => reply.written(len),

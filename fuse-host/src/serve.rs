@@ -22,7 +22,6 @@ use crate::arguments::Request;
 use crate::attach::{self, Mount, Unmounted, Wanted};
 use crate::committer::Committer;
 use crate::open::Opened;
-use crate::privileges::Bare;
 use crate::report::note;
 use crate::served::Served;
 use crate::{seeker, worker};
@@ -79,7 +78,6 @@ pub(crate) fn start(request: &Request, opened: Opened) -> Result<Running, NotRun
         served: Arc::clone(&served),
         committer: Arc::clone(&committer),
         seeker: sought,
-        bare: Bare::default(),
         notifier: Arc::clone(&notified),
     };
     let started = session(adapter, connection).and_then(|session| {

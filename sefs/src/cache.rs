@@ -79,19 +79,6 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         Some(value)
     }
 
-    /// Empties the cache.
-    #[cfg(test)]
-    pub(crate) fn clear(&self) {
-        for shard in &self.shards {
-            let entries = {
-                let mut shard = shard.lock();
-                shard.bytes = 0;
-                core::mem::replace(&mut shard.entries, LruCache::unbounded())
-            };
-            drop(entries);
-        }
-    }
-
     /// Bytes that the values take.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
@@ -143,9 +130,6 @@ mod tests {
         assert_eq!((cache.bytes(), cache.get(&1).as_deref()), (80, Some(&'b')));
         assert_eq!(cache.remove(&1).as_deref(), Some(&'b'));
         assert_eq!((cache.bytes(), cache.remove(&1)), (0, None));
-        cache.insert(2, Arc::new('c'), 50);
-        cache.clear();
-        assert_eq!((cache.bytes(), cache.get(&2)), (0, None));
     }
 
     #[test]

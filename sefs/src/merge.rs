@@ -34,23 +34,8 @@ pub(crate) trait NodeWriter {
 /// A record's new value; `None` deletes it.
 pub(crate) type Change = (Key, Option<Vec<u8>>);
 
-/// Applies changes, whose keys rise strictly, and returns the new root; `None` is the empty tree.
-#[cfg(test)]
-pub(crate) fn apply<R, W>(
-    reader: &R,
-    writer: &mut W,
-    node_size: usize,
-    root: Option<Root>,
-    changes: impl Iterator<Item = Change>,
-) -> Result<Option<Root>>
-where
-    R: NodeReader + ?Sized,
-    W: NodeWriter + ?Sized,
-{
-    try_apply(reader, writer, node_size, root, changes.map(Ok))
-}
-
-/// Like [`apply`], for changes whose making can fail.
+/// Applies changes, whose keys rise strictly and whose making can fail, and returns the new root; `None` is the empty
+/// tree.
 pub(crate) fn try_apply<R, W>(
     reader: &R,
     writer: &mut W,

@@ -182,12 +182,6 @@ impl Node {
         (0..self.count).map(|i| entry_len(self.value(i).len())).sum()
     }
 
-    /// Bytes that the node takes in memory.
-    #[cfg(test)]
-    pub(crate) fn len_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
     fn index(&self, i: usize) -> &[u8] {
         let start = HEADER_LEN + i * INDEX_LEN;
         &self.bytes[start..start + INDEX_LEN]
@@ -298,7 +292,7 @@ mod tests {
     #[test]
     fn a_leaf_comes_back_as_it_was_built() {
         let node = Node::decode(leaf(), 0, SIZE).unwrap();
-        assert_eq!((node.level(), node.len(), node.len_bytes()), (0, 3, SIZE));
+        assert_eq!((node.level(), node.len()), (0, 3));
         assert_eq!((node.first_key(), node.last_key()), (Key::new(1, Kind::Inode, 0), Key::new(2, Kind::Inode, 0)));
         assert_eq!(node.key(1), Key::new(1, Kind::DirEntry, 7));
         assert_eq!((node.value(0), node.value(1), node.value(2)), (&b"abc"[..], &b""[..], &[5; MAX_VALUE_LEN][..]));

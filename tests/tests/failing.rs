@@ -85,7 +85,9 @@ impl Campaign {
             let wrong: Vec<String> = allowed.iter().map(|state| state.difference(&found)).collect();
             let last = self.ops[..attempted].last();
             let all = wrong.join("or from the next state:\n");
-            panic!("{context}: {attempted} operations, the last {last:?}, {durable} durable; the remount shows:\n{all}");
+            panic!(
+                "{context}: {attempted} operations, the last {last:?}, {durable} durable; the remount shows:\n{all}"
+            );
         }
     }
 

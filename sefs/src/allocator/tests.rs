@@ -251,25 +251,40 @@ fn a_large_file_lies_in_one_piece_and_nodes_lie_together() {
 #[test]
 fn a_request_that_fails_changes_nothing() {
     let (geometry, allocator, disk) = volume(2 * GROUP_BLOCKS);
-    data(&allocator, &disk, 30_000).unwrap();
-    let root = checkpoint(&allocator, &disk, 1);
-    let group_1 = geometry.home(0, 1, 0);
-    data(&allocator, &disk, 10_000).unwrap();
-    checkpoint(&allocator, &disk, 2);
-    let again = Allocator::new(geometry, root, root.free_blocks, Generation(1)).unwrap();
+    data(&allocator, &disk, 40_000).unwrap();
+    checkpoint(&allocator, &disk, 1);
+    allocator.release(Extent::new(BlockAddr(4_096), 1_000)).unwrap();
+    let root = checkpoint(&allocator, &disk, 2);
+    let again = Allocator::new(geometry, root, root.free_blocks, Generation(2)).unwrap();
     let before = again.counts();
-    // The rest of group 0 is there; a page of group 1 that cannot be read ends the search.
-    let absent = disk.pages.lock().remove(&group_1);
-    if absent.is_some() {
-        let failure = again.allocate_data(&disk, before.free_blocks - 100, true).map(drop);
-        assert!(matches!(failure, Ok(()) | Err(Error::Tampered(_))), "{failure:?}");
-    }
-    let pages = core::mem::take(&mut *disk.pages.lock());
-    let lost = Allocator::new(geometry, root, root.free_blocks, Generation(1)).unwrap();
-    assert!(matches!(lost.allocate_data(&disk, 1, false), Err(Error::Tampered(Tampered::AllocPage { .. }))));
-    assert_eq!(lost.counts(), before);
-    *disk.pages.lock() = pages;
-    assert!(lost.allocate_data(&disk, 1, false).is_ok(), "the failure was not remembered");
+    // What group 0 has left is taken first; then the page of group 1 cannot be read.
+    let lost = disk.pages.lock().remove(&geometry.home(0, 1, 0)).unwrap();
+    let failure = again.allocate_data(&disk, before.free_blocks, true);
+    assert_eq!(failure, Err(Tampered::AllocPage { group: 1, level: 0 }.into()));
+    assert_eq!(again.counts(), before);
+    disk.pages.lock().insert(geometry.home(0, 1, 0), lost);
+    let all = again.allocate_data(&disk, before.free_blocks, true).unwrap();
+    assert!(all.iter().any(|run| run.start() < GROUP_BLOCKS), "what was given back is found again");
+    assert_eq!(again.counts().free_blocks, 0);
+}
+
+#[test]
+fn a_search_in_vain_is_not_repeated() {
+    let (_, allocator, disk) = volume(60 * GROUP_BLOCKS);
+    let free = allocator.counts().free_blocks;
+    data(&allocator, &disk, free).unwrap();
+    checkpoint(&allocator, &disk, 1);
+    let quads = (0..60).map(|group| Extent::new(BlockAddr(group * GROUP_BLOCKS + 4_096), 4));
+    quads.for_each(|quad| allocator.release(quad).unwrap());
+    checkpoint(&allocator, &disk, 2);
+    checkpoint(&allocator, &disk, 3);
+    // There are quads, but no two beside each other.
+    assert!(no_space(allocator.allocate_node(&disk, 8, Interval::Active)));
+    let before = disk.reads();
+    (0..10).for_each(|_| assert!(no_space(allocator.allocate_node(&disk, 8, Interval::Active))));
+    assert!(disk.reads() - before <= 10, "{} pages read in vain", disk.reads() - before);
+    let node = allocator.allocate_node(&disk, 4, Interval::Active).unwrap();
+    assert_eq!(node.0 % GROUP_BLOCKS, 4_096);
 }
 
 #[test]

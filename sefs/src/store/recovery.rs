@@ -138,12 +138,14 @@ impl Store {
         let header = header.ok_or(RolledBack::Header { generation })?;
         let anchored = bind_anchor(&newest.opened.checkpoint, options)?;
         load_epochs(&*backend, &sealer, &newest.opened.checkpoint)?;
-        if let Some(older) = slots.last() {
+        // Any other authentic slot is an older one that the host put back: nothing of it matters.
+        let older = slots.last().filter(|older| older.opened.salt == newest.opened.checkpoint.previous_salt);
+        if let Some(older) = older {
             // Epochs that only the older slot knows sealed groups that an anchored chain may have to lead through.
             load_epochs(&*backend, &sealer, &older.opened.checkpoint)?;
         }
         let store = build(backend, sealer, header, &newest, damaged_slot, options, env)?;
-        store.replay(&newest, slots.last(), anchored)
+        store.replay(&newest, older, anchored)
     }
 
     /// Reads tombstones and the log, checks the anchor, and hands the store over.
@@ -388,7 +390,7 @@ impl Store {
             return Ok(());
         }
         // The slot was written and the anchor had not advanced yet: the anchor's state is on the way from the slot before.
-        if let Some(older) = older.filter(|older| older.opened.salt == newest.opened.checkpoint.previous_salt) {
+        if let Some(older) = older {
             let from = chain_start(older);
             let chain = self.scan_log(from, true)?;
             let closed = &newest.opened.checkpoint;

@@ -1,10 +1,10 @@
 //! Copying between files without the caller's memory: copy_file_range(2).
 
 use crate::error::{Posix, Result};
-use crate::types::{BLOCK_SIZE_U64, InodeNo};
+use crate::types::InodeNo;
 use crate::vfs::allocate::{Span, zero};
 use crate::vfs::attr::require_regular;
-use crate::vfs::resize::extend;
+use crate::vfs::file::within_block;
 use crate::vfs::{ATOMIC_WRITE_MAX, Caller, FILE_SIZE_MAX, Seek, Volume, WriteMode, file, write};
 
 /// Bytes of data that one call copies; callers come back for more.
@@ -52,7 +52,7 @@ struct Step {
     is_data: bool,
 }
 
-/// Copies one piece of data, or one hole.
+/// Copies one piece of data, or one hole, in one step. What one step can hold is not divided for the holes in it.
 fn copy_step(volume: &Volume, caller: &Caller, from: Place, to: Place, len: u64) -> Result<Step> {
     let hole_end = match file::seek(volume, from.ino, from.offset, Seek::Data) {
         Ok(data) => data,
@@ -61,30 +61,22 @@ fn copy_step(volume: &Volume, caller: &Caller, from: Place, to: Place, len: u64)
         Err(error) => return Err(error),
     };
     let hole = (hole_end - from.offset).min(len);
-    if hole > 0 {
-        copy_hole(volume, caller, to, hole)?;
+    if hole > 0 && (hole == len || len > ATOMIC_WRITE_MAX as u64) {
+        zero(volume, caller, to.ino, Span::new(to.offset, hole)?, false)?;
         return Ok(Step { bytes: hole, is_data: false });
     }
-    // A whole number of blocks from a block's start, so that the pieces that follow are aligned.
-    let ahead = from.offset % BLOCK_SIZE_U64;
-    let most = usize::try_from(len).unwrap_or(usize::MAX).min(ATOMIC_WRITE_MAX - usize::try_from(ahead).unwrap_or(0));
-    let mut bytes = alloc::vec![0; most];
+    let mut bytes = alloc::vec![0; piece_len(from.offset, len)];
     let count = file::read(volume, from.ino, from.offset, &mut bytes)?;
     let written = write::write(volume, caller, to.ino, to.offset, &bytes[..count], WriteMode::Direct)?;
     Ok(Step { bytes: written as u64, is_data: true })
 }
 
-/// Makes a range read as zeros, without space, and part of the file.
-fn copy_hole(volume: &Volume, caller: &Caller, to: Place, len: u64) -> Result<()> {
-    let size = regular_size(volume, to.ino)?;
-    if to.offset < size {
-        zero(volume, caller, to.ino, Span::new(to.offset, len)?)?;
+/// All of what one step can hold; of more, up to a block's end, so that the pieces that follow are aligned.
+fn piece_len(offset: u64, len: u64) -> usize {
+    match usize::try_from(len) {
+        Ok(len) if len <= ATOMIC_WRITE_MAX => len,
+        _ => ATOMIC_WRITE_MAX - within_block(offset),
     }
-    let end = to.offset.saturating_add(len);
-    if end > size {
-        extend(volume, caller, to.ino, end)?;
-    }
-    Ok(())
 }
 
 fn regular_size(volume: &Volume, ino: InodeNo) -> Result<u64> {

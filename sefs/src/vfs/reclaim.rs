@@ -7,12 +7,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Corrupt, Error, Posix, Result};
 use crate::format::{Key, Kind};
-use crate::store::{Need, Store};
+use crate::store::Need;
 use crate::types::InodeNo;
-use crate::vfs::Volume;
-use crate::vfs::inode::{Edit, Locked, record_error};
+use crate::vfs::inode::{Edit, record_error};
 use crate::vfs::make::orphan_key;
 use crate::vfs::remove::drop_content;
+use crate::vfs::{Volume, xattr};
 
 /// Orphans looked at with one scan.
 const SCAN: usize = 64;
@@ -92,31 +92,18 @@ fn reclaim_one(volume: &Volume, ino: InodeNo) -> Result<bool> {
     if inode.links > 0 {
         return Err(record_error(orphan_key(ino), "an orphan has links"));
     }
-    let last = drop_xattrs(store, &locked, ino)?;
-    let mut edit = Edit::begin(store, Need::Release, &locked)?;
-    for key in last {
-        edit.tx.delete(key);
-    }
-    drop_content(&mut edit, &inode);
-    edit.delete_inode(ino);
-    edit.tx.delete(orphan_key(ino));
-    edit.finish();
-    Ok(true)
-}
-
-/// Removes an orphan's attributes but for the last few, which it returns: they go with the inode. Nobody can look at an
-/// orphan's attributes any more, so that its inode still counts them does not matter.
-fn drop_xattrs(store: &Store, locked: &Locked<'_>, ino: InodeNo) -> Result<alloc::vec::Vec<Key>> {
-    let (from, end) = (Key::new(ino.0, Kind::Xattr, 0), Key::new(ino.0, Kind::Inline, 0));
+    let mut inode = (*inode).clone();
     loop {
-        let found = store.scan(from, end, XATTR_RECORDS)?;
-        let full = found.len() == XATTR_RECORDS;
-        let keys = found.into_iter().map(|(key, _)| key);
-        if !full {
-            return Ok(keys.collect());
+        let mut edit = Edit::begin(store, Need::Release, &locked)?;
+        if xattr::drop_some(store, &mut edit.tx, ino, &mut inode, XATTR_RECORDS)? {
+            edit.put_inode(ino, inode.clone());
+            edit.finish();
+            continue;
         }
-        let mut edit = Edit::begin(store, Need::Release, locked)?;
-        keys.for_each(|key| edit.tx.delete(key));
+        drop_content(&mut edit, &inode);
+        edit.delete_inode(ino);
+        edit.tx.delete(orphan_key(ino));
         edit.finish();
+        return Ok(true);
     }
 }

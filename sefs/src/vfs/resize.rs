@@ -9,14 +9,11 @@ use alloc::vec::Vec;
 use crate::error::{Posix, Result};
 use crate::format::{INLINE_FILE_MAX, Inode};
 use crate::store::{Extent, Need, Store, Tx};
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, InodeNo, ObjectId};
-use crate::vfs::attr::require_regular;
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, ObjectId};
+use crate::vfs::FILE_SIZE_MAX;
 use crate::vfs::file::inline_content;
-use crate::vfs::inode::Edit;
 use crate::vfs::make::inline_key;
 use crate::vfs::remove::{SMALL_BYTES, blocks_hint};
-use crate::vfs::write::mark_written;
-use crate::vfs::{Caller, FILE_SIZE_MAX, Volume, WriteMode};
 
 /// One block's bytes.
 pub(super) type Block = Vec<u8>;
@@ -38,25 +35,6 @@ enum Content {
     Goes,
     /// Blocks from `first` to `end` go, and the last one that stays ends earlier.
     Cut { edge: Option<(u64, Block)>, first: u64, end: u64 },
-}
-
-/// Makes a file at least `size` long, as a write of zeros would.
-pub(super) fn extend(volume: &Volume, caller: &Caller, ino: InodeNo, size: u64) -> Result<()> {
-    let store = &volume.store;
-    let held = volume.inodes.hold_all(&[ino]);
-    let locked = held.lock();
-    let mut inode = (*locked.inode(store, ino)?).clone();
-    require_regular(&inode)?;
-    if size <= inode.size {
-        return Ok(());
-    }
-    let resize = Resize::plan(store, &inode, size)?;
-    let mut edit = Edit::begin(store, resize.need(), &locked)?;
-    resize.apply(store, &mut edit.tx, &mut inode)?;
-    mark_written(store, &mut edit.tx, caller, ino, &mut inode, WriteMode::Direct, volume.clock.now())?;
-    edit.put_inode(ino, inode);
-    edit.finish();
-    Ok(())
 }
 
 impl Resize {

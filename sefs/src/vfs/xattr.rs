@@ -213,6 +213,33 @@ pub(super) fn strip_capability(store: &Store, tx: &mut Tx<'_>, ino: InodeNo, ino
     Ok(())
 }
 
+/// Removes attributes of an inode that goes, about `records` records of them; true if some are left. What the inode knows
+/// of them stays right all the time.
+pub(super) fn drop_some(
+    store: &Store,
+    tx: &mut Tx<'_>,
+    ino: InodeNo,
+    inode: &mut Inode,
+    records: usize,
+) -> Result<bool> {
+    let (mut summary, mut dropped) = (Summary::of(inode), 0);
+    let mut from = Some(Key::new(ino.0, Kind::Xattr, 0));
+    while let Some(stored) = from.map(|from| next_head(store, from, ino)).transpose()?.flatten() {
+        if dropped >= records {
+            summary.store(inode)?;
+            return Ok(true);
+        }
+        summary.remove(&stored.head.name);
+        for part in 0..stored.head.parts() {
+            tx.delete(part_key(stored.key, part));
+            dropped += 1;
+        }
+        from = after(stored.key);
+    }
+    Summary::default().store(inode)?;
+    Ok(false)
+}
+
 /// An attribute's value, whoever asks.
 pub(super) fn value(store: &Store, ino: InodeNo, inode: &Inode, name: &[u8]) -> Result<Option<Vec<u8>>> {
     if !Summary::of(inode).may_have(name) {

@@ -4,6 +4,11 @@ use super::*;
 
 /// Puts a page under the entry that `change` makes of the true one, and opens the volume with it.
 fn forged(change: impl Fn(&mut AllocEntry, &mut [u8; BLOCK_SIZE])) -> Result<Vec<Extent>> {
+    forged_and_asked_for(u64::MAX, change)
+}
+
+/// As `forged`, and allocates so many blocks, or all.
+fn forged_and_asked_for(blocks: u64, change: impl Fn(&mut AllocEntry, &mut [u8; BLOCK_SIZE])) -> Result<Vec<Extent>> {
     let (geometry, allocator, disk) = volume(2 * GROUP_BLOCKS);
     data(&allocator, &disk, 10).unwrap();
     let mut root = checkpoint(&allocator, &disk, 1);
@@ -13,7 +18,7 @@ fn forged(change: impl Fn(&mut AllocEntry, &mut [u8; BLOCK_SIZE])) -> Result<Vec
         change(&mut root, page);
     }
     let allocator = Allocator::new(geometry, root, geometry.free_blocks(&root), Generation(1))?;
-    let blocks = allocator.counts().free_blocks;
+    let blocks = allocator.counts().free_blocks.min(blocks);
     allocator.allocate_data(&disk, blocks, true)
 }
 
@@ -51,6 +56,18 @@ fn counts_that_contradict_their_pages_are_corrupt() {
     // A page for a group that does not exist.
     assert!(corrupt(forged(|_, page| page.copy_within(..64, 1024))));
     assert!(corrupt(forged(|_, page| page[130] = 9)), "an entry that does not decode");
+}
+
+#[test]
+fn counts_are_refused_where_they_are_first_seen() {
+    let why = |blocks, change: &dyn Fn(&mut AllocEntry)| match forged_and_asked_for(blocks, |root, _| change(root)) {
+        Err(Error::Corrupt(Corrupt::AllocPage(0, why))) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(why(0, &|root| root.free_blocks = u64::MAX), "counts above what fits");
+    assert_eq!(why(0, &|root| root.free_quads = u32::MAX - 1), "counts above what fits");
+    assert_eq!(why(1, &|root| root.free_blocks -= 1), "a summary contradicts its counts");
+    assert_eq!(why(1, &|root| root.free_quads -= 1), "a summary contradicts its counts");
 }
 
 #[test]
@@ -92,4 +109,37 @@ fn what_is_not_in_use_cannot_be_released_nor_taken_twice() {
     assert!(taken.iter().all(|run| run.end() <= stray.start() || run.start() > stray.start()));
     fresh.freeze();
     assert_eq!(fresh.write_pages(&disk).map(drop), corrupt(stray.start()));
+}
+
+#[test]
+fn what_waits_or_is_being_discarded_cannot_be_released_again() {
+    let (_, allocator, disk) = volume(2 * GROUP_BLOCKS);
+    let runs = data(&allocator, &disk, 30_000).unwrap();
+    checkpoint(&allocator, &disk, 1);
+    let again = |run: Extent| assert_eq!(allocator.release(run), Err(Corrupt::Allocation(run.addr).into()));
+    runs.iter().for_each(|run| allocator.release(*run).unwrap());
+    runs.iter().copied().for_each(again);
+    allocator.freeze();
+    runs.iter().copied().for_each(again);
+    allocator.write_pages(&disk).unwrap();
+    runs.iter().copied().for_each(again);
+    allocator.finish(Generation(2)).unwrap();
+    runs.iter().copied().for_each(again);
+    checkpoint(&allocator, &disk, 3);
+    let held = allocator.discardable();
+    assert!(!held.is_empty());
+    held.iter().copied().for_each(again);
+    allocator.discard_done(&held).unwrap();
+    runs.iter().copied().for_each(again);
+}
+
+#[test]
+fn a_checkpoint_takes_no_block_that_its_pages_say_is_in_use() {
+    let (_, allocator, disk) = volume(GROUP_BLOCKS);
+    let run = data(&allocator, &disk, 1).unwrap()[0];
+    checkpoint(&allocator, &disk, 1);
+    allocator.freeze();
+    // No call leads here; the pages are the last to notice a mistake of ours.
+    allocator.state.lock().sets.frozen.as_mut().unwrap().taken.insert(run).unwrap();
+    assert_eq!(allocator.write_pages(&disk), Err(Corrupt::Allocation(run.addr).into()));
 }

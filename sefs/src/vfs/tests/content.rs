@@ -173,6 +173,30 @@ fn what_an_inode_knows_of_its_attributes() {
     assert_eq!(rest, [], "no part is left");
 }
 
+/// Attributes of an orphan go in several steps; after each, the inode counts those that are left.
+#[test]
+fn attributes_go_in_steps() {
+    let volume = volume();
+    let ino = file(&volume, "f");
+    for number in 0..30 {
+        let name = alloc::format!("user.{number}");
+        volume.set_xattr(&root(), ino, name.as_bytes(), &[1; 9000], XattrMode::Any).unwrap();
+    }
+    let mut inode = stored(&volume, ino);
+    let all = Summary::of(&inode);
+    for left in [22, 14, 6, 0] {
+        let mut tx = volume.store.begin(Need::Release).unwrap();
+        let more = xattr::drop_some(&volume.store, &mut tx, ino, &mut inode, 40).unwrap();
+        tx.put(inode_key(ino), inode.encode());
+        tx.finish();
+        assert_eq!(more, left > 0);
+        let (from, end) = (Key::new(ino.0, Kind::Xattr, 0), Key::new(ino.0, Kind::Inline, 0));
+        assert_eq!(volume.store.scan(from, end, 1000).unwrap().len(), left * 5);
+        assert_eq!(Summary::of(&stored(&volume, ino)).is_empty(), left == 0);
+        assert_ne!(Summary::of(&inode), all);
+    }
+}
+
 #[test]
 fn names_of_attributes_fit_what_lists_can_hold() {
     let volume = volume();
