@@ -33,7 +33,7 @@ for name in "$@"; do
         echo "NOT NOTICED  $name: $(sed -n 's/^Removes: //p' "$file")"
         unnoticed+=("$name")
     else
-        echo "noticed      $name: $(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' run.log | paste -sd, | cut -c1-120)"
+        echo "noticed      $name: $(grep '^    [a-z_:]*$' run.log | sort -u | tr -d ' ' | paste -sd, | cut -c1-120)"
     fi
     patch -s -R -p1 <"$file"
 done
