@@ -7,7 +7,7 @@
 # first; nothing here is touched. SABOTAGE_TARGET keeps the build between runs (default: a temporary folder).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-scratch=$(mktemp -d)
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/sefs-sabotage.XXXXXX")
 trap 'rm -rf --one-file-system "$scratch"' EXIT
 export CARGO_TARGET_DIR=${SABOTAGE_TARGET:-$scratch/target} RUST_BACKTRACE=0
 
@@ -33,7 +33,7 @@ for name in "$@"; do
         echo "NOT NOTICED  $name: $(sed -n 's/^Removes: //p' "$file")"
         unnoticed+=("$name")
     else
-        echo "noticed      $name: $(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' run.log | paste -sd, | cut -c1-120)"
+        echo "noticed      $name: $(grep '^    [a-z_:]*$' run.log | sort -u | tr -d ' ' | paste -sd, | cut -c1-120)"
     fi
     patch -s -R -p1 <"$file"
 done
