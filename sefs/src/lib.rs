@@ -1,13 +1,14 @@
 //! An encrypted, integrity-protected filesystem for library OSes in trusted execution environments.
 //!
 //! ```text
-//! vfs ─► store (layers, log, commit, checkpoint, recovery)
-//!          ├─► merge ─► tree ─► cache
-//!          ├─► allocator
-//!          ├─► sealer (keys, epochs, nonces)
-//!          ├─► anchor (trusted)
-//!          └─► backend (untrusted)
-//! all of them ─► format (bytes ↔ values) ─► types, error, suite
+//! vfs, check ─► store (layers, log, commit, checkpoint, recovery)
+//!                 ├─► merge ─► tree ─► node
+//!                 ├─► cache
+//!                 ├─► allocator
+//!                 ├─► sealer (epochs, nonces) ─► keys
+//!                 ├─► anchor (trusted)
+//!                 └─► backend (untrusted)
+//! all of them ─► format (bytes ↔ values) ─► types, error, suite; locks are those of sync
 //! ```
 //! A room names only the rooms below it.
 #![no_std]
