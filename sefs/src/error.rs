@@ -149,7 +149,7 @@ pub enum RolledBack {
     },
 }
 
-/// One variant per invariant of stored values (numbers as in `docs/design.md`).
+/// One variant per invariant of stored values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Corrupt {
