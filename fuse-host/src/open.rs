@@ -55,7 +55,11 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
 
 fn open_anchor(spec: &AnchorSpec) -> sefs::error::Result<Arc<dyn Anchor>> {
     match spec {
-        AnchorSpec::File(path) => Ok(Arc::new(FileAnchor::open(path)?)),
+        // The server changes its directory, and the anchor is opened anew for each advance.
+        AnchorSpec::File(path) => {
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            Ok(Arc::new(FileAnchor::open(&whole)?))
+        }
     }
 }
 

@@ -121,6 +121,9 @@ impl Store {
 
     /// Makes all completed writes durable.
     pub(super) fn flush(&self) -> Result<()> {
+        // One at a time, and none after one that failed: the host tells of a lost write once, to whoever flushes first.
+        let _one = self.flushing.lock();
+        self.check_latch()?;
         self.unflushed.clear();
         self.backend.flush().map_err(|failure| self.latch(failure.into()))
     }
@@ -142,6 +145,20 @@ impl Store {
             AnchorPolicy::Strict => self.advance(anchored),
             AnchorPolicy::None | AnchorPolicy::Checkpoint => Ok(()),
         }
+    }
+
+    /// Before the first write of a mount: what was replayed is flushed and becomes what the anchor holds.
+    pub(super) fn anchor_accepted(&self) -> Result<()> {
+        if self.anchored.lock().is_none() {
+            return Ok(());
+        }
+        let (end, salt) = {
+            let slots = self.slots.lock();
+            let log = self.log.lock();
+            ((log.next, log.previous_tag), slots.newest_salt)
+        };
+        self.flush()?;
+        self.anchor_slot(salt, end, end)
     }
 
     /// A slot was written: its log starts at `start`, and the log was flushed up to `flushed`. Under a lock that commits

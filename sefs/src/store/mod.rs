@@ -88,6 +88,7 @@ pub(crate) struct Store {
     generation: AtomicU64,
     node_count: AtomicU64,
     unflushed: Unflushed,
+    flushing: Mutex<()>,
     /// Live allocation pages that came and went while a checkpoint writes them, by epoch.
     page_epochs: Mutex<BTreeMap<EpochId, i64>>,
     replayed: Replayed,
@@ -236,6 +237,8 @@ impl Store {
         if *starting {
             return Ok(());
         }
+        // The anchor first moves to the state that was accepted: two crashes in a row must not leave it behind both slots.
+        self.anchor_accepted()?;
         let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
         self.log.lock().epoch = epoch;
         self.checkpoint_for(Occasion::EpochStart)?;

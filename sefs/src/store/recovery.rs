@@ -596,6 +596,7 @@ fn build(
         starting: Mutex::new(false),
         last_flush: Mutex::new(env.clock.now()),
         unflushed: Unflushed::default(),
+        flushing: Mutex::new(()),
         page_epochs: Mutex::default(),
         replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
     })
