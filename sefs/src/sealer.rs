@@ -371,7 +371,7 @@ impl Sealer {
         let mut table = self.table.write();
         let current = table.current;
         let dead = |id: &EpochId, epoch: &Epoch| {
-            epoch.live_blocks == 0 && epoch.nonces.is_none() && *id < needed && Some(*id) != current
+            epoch.live_blocks == 0 && *id < needed && Some(*id) != current
         };
         let dropped: Vec<_> = table.epochs.iter().filter(|(id, epoch)| dead(id, epoch)).map(|(id, _)| *id).collect();
         for id in &dropped {
