@@ -370,9 +370,7 @@ impl Sealer {
     pub(crate) fn drop_dead_epochs(&self, needed: EpochId) -> Vec<EpochId> {
         let mut table = self.table.write();
         let current = table.current;
-        let dead = |id: &EpochId, epoch: &Epoch| {
-            epoch.live_blocks == 0 && *id < needed && Some(*id) != current
-        };
+        let dead = |id: &EpochId, epoch: &Epoch| epoch.live_blocks == 0 && *id < needed && Some(*id) != current;
         let dropped: Vec<_> = table.epochs.iter().filter(|(id, epoch)| dead(id, epoch)).map(|(id, _)| *id).collect();
         for id in &dropped {
             table.remove(*id);
