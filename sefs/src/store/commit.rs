@@ -19,14 +19,14 @@ pub(crate) enum Need {
     Metadata,
     /// Records, and so many new data blocks.
     Data {
-        /// Blocks, at most what one operation may write or preallocate.
+        /// Blocks that were not promised, at most what one operation may write or preallocate.
         blocks: u64,
     },
-    /// Records that give space back in the end: these may use the reserve.
+    /// Records that give space back in the end or take none, and data whose space was promised: these may use the reserve.
     Release,
     /// The kernel's writeback of pages that were accepted long ago: these may use the reserve.
     Writeback {
-        /// Blocks.
+        /// Blocks that were not promised.
         blocks: u64,
     },
 }
@@ -285,7 +285,7 @@ impl Store {
         match need {
             Need::Metadata => free.saturating_sub(unwritten) >= reserve,
             Need::Data { blocks } => free.saturating_sub(unwritten).saturating_sub(blocks) >= reserve,
-            Need::Writeback { blocks } => free.saturating_sub(blocks) >= reserve / 2,
+            Need::Writeback { blocks } => free.saturating_sub(unwritten).saturating_sub(blocks) >= reserve / 2,
             Need::Release => free >= reserve / 4,
         }
     }
@@ -330,6 +330,18 @@ impl Store {
         }
     }
 
+    /// What writers can have for sure, without waiting for anything: what is given back and not merged yet does not count.
+    pub(crate) fn room(&self) -> Room {
+        let counts = self.alloc.counts();
+        let layers = self.layers.read();
+        let promised_blocks = layers.unwritten();
+        let free = (counts.free_blocks + counts.pending_blocks).saturating_sub(layers.unlogged.pages());
+        Room {
+            available_blocks: free.saturating_sub(promised_blocks).saturating_sub(self.limits.reserve_blocks),
+            promised_blocks,
+        }
+    }
+
     /// Merges what was given back, if anything was.
     fn settle(&self) -> Result<()> {
         if self.read_only || !self.layers.read().gave_back {
@@ -340,6 +352,15 @@ impl Store {
         self.cut_group()?;
         self.checkpoint()
     }
+}
+
+/// What is left for writers, in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Blocks that data may take.
+    pub(crate) available_blocks: u64,
+    /// Blocks that fallocate(2) promised to files and that are not written yet.
+    pub(crate) promised_blocks: u64,
 }
 
 /// Space of the volume, in blocks.

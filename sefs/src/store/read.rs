@@ -269,6 +269,23 @@ impl Store {
         }
     }
 
+    /// Blocks of a range that were promised to the object and are not written yet.
+    pub(crate) fn unwritten_blocks(&self, object: ObjectId, first_block: u64, end_block: u64) -> Result<u64> {
+        if self.layers.read().unwritten() == 0 {
+            return Ok(0);
+        }
+        let (mut unwritten, mut block) = (0, first_block);
+        while block < end_block {
+            let chunk = block / CHUNK_BLOCKS;
+            let chunk_end = end_block.min((chunk + 1) * CHUNK_BLOCKS);
+            let (blocks, _pin) = self.resolve(object, chunk)?;
+            let range = (block % CHUNK_BLOCKS) as usize..(chunk_end - chunk * CHUNK_BLOCKS) as usize;
+            unwritten += blocks[range].iter().filter(|block| matches!(block, Block::Unwritten)).count() as u64;
+            block = chunk_end;
+        }
+        Ok(unwritten)
+    }
+
     /// The first block in `[from_block, end_block)` that is data, or that is a hole.
     pub(crate) fn next_extent(
         &self,
