@@ -246,9 +246,9 @@ fn writers_and_readers_beside_it() {
     let seed = seed("writers_and_readers_beside_it", 76);
     let mut estate = Estate::new(24 << 20, seed);
     let watchdog = Watchdog::new(std::time::Duration::from_secs(120));
-    for round in 0..scaled(4, 60) {
+    for round in 0..scaled(3, 60) {
         estate.options.max_epochs = PLENTY;
-        for mount in 0..7 {
+        for mount in estate.open().info().epochs..10 {
             let volume = estate.open();
             for file in 0..3 {
                 let offset = estate.dice.index(900_000);
@@ -258,6 +258,7 @@ fn writers_and_readers_beside_it() {
         }
         estate.options.max_epochs = FEW;
         let volume = estate.open();
+        estate.write(&volume, "start", 0, 5000).expect("a write");
         let files: Vec<_> = estate.files.iter().map(|(name, content)| (name.clone(), content.clone())).collect();
         let done = AtomicBool::new(false);
         let written: Vec<_> = watchdog.watch("writers", || {
@@ -286,7 +287,7 @@ fn writers_and_readers_beside_it() {
 /// Writes into a file and reads it back until told to stop, and for a while at least.
 fn scribble(volume: &Volume, name: String, content: Vec<u8>, dice: Dice, done: &AtomicBool) -> (String, Vec<u8>) {
     let (mut content, mut dice, mut steps) = (content, dice, 0);
-    while steps < 60 || !done.load(Ordering::Relaxed) {
+    while steps < 30 || (steps < 2000 && !done.load(Ordering::Relaxed)) {
         steps += 1;
         let offset = dice.index(content.len() - 1);
         let mut data = vec![0; (1 + dice.index(9000)).min(content.len() - offset)];
