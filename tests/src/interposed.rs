@@ -7,12 +7,14 @@ use sefs::backend::{Backend, BackendError, Batch, HostBuf, Io, Ticket};
 use crate::recorder::Recorder;
 
 type Action = Box<dyn FnOnce() + Send>;
+/// Offsets in bytes, and what is to be done after a write to one of them.
+type Armed = (Vec<u64>, Action);
 
 /// The backend. Clones share what is armed.
 #[derive(Clone)]
 pub struct Interposed {
     inner: Recorder,
-    armed: Arc<Mutex<Option<(Vec<u64>, Action)>>>,
+    armed: Arc<Mutex<Option<Armed>>>,
 }
 
 impl Interposed {
