@@ -12,6 +12,7 @@
 mod changes;
 mod checkpoint;
 mod commit;
+mod counted;
 mod format;
 mod info;
 mod layer;
@@ -52,7 +53,7 @@ pub(crate) use format::StoreFormat;
 pub use info::{Notice, Reencrypting, VolumeInfo};
 pub(crate) use read::Extent;
 pub use reclaim::WorkDone;
-pub(crate) use recovery::{Replayed, StoreOptions, read_header};
+pub(crate) use recovery::{Replayed, StoreOptions, find_replica, read_header};
 pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
@@ -60,6 +61,7 @@ use commit::{Anchored, CommitState};
 use layer::Layer;
 use log::{Log, MAX_RING_PAGES, Ring};
 use ranges::Ranges;
+use recovery::HeaderRepair;
 use reencrypt::Reencryption;
 
 /// Where the two checkpoint slots stand.
@@ -100,6 +102,8 @@ pub(crate) struct Store {
     page_epochs: Mutex<BTreeMap<EpochId, i64>>,
     reencryption: Mutex<Reencryption>,
     replayed: Replayed,
+    /// Copies of the header that were damaged when the volume was opened.
+    header_repair: Mutex<HeaderRepair>,
 }
 
 /// Bounds on what a mount holds in memory or leaves undone.
@@ -256,6 +260,7 @@ impl Store {
         self.log.lock().epoch = epoch;
         self.checkpoint_for(Occasion::EpochStart)?;
         self.checkpoint_for(Occasion::Ordinary)?;
+        self.repair_headers()?;
         *starting = true;
         self.epoch_started.store(true, Ordering::Release);
         drop(starting);
