@@ -3,12 +3,13 @@
 //! ```text
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
 //!           ├─► play ──────► world ─► ledger
-//!           └─► vault, faulty ──────► recorder ─► disk; seed, watchdog
+//!           └─► vault, faulty, interposed ─► recorder ─► disk; seed, watchdog
 //! ```
 pub mod content;
 pub mod disk;
 pub mod faulty;
 pub mod history;
+pub mod interposed;
 pub mod ledger;
 pub mod model;
 pub mod op;
