@@ -3,7 +3,7 @@
 //! ```text
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
 //!           ├─► play ──────► world ─► ledger
-//!           └─► vault, faulty ──────► recorder ─► disk; seed, watchdog
+//!           └─► vault, faulty, thin ► recorder ─► disk; seed, watchdog
 //! ```
 pub mod content;
 pub mod disk;
@@ -16,6 +16,7 @@ pub mod play;
 pub mod recorder;
 pub mod seed;
 pub mod stage;
+pub mod thin;
 pub mod tree;
 pub mod vault;
 pub mod walk;

@@ -131,7 +131,10 @@ impl Store {
         next.roots = tree_roots(built.roots[0], built.roots[1]);
         next.alloc_root = built.alloc_root;
         next.free_blocks = self.geometry.free_blocks(&built.alloc_root);
-        self.write_epochs(&mut next, &built)?;
+        if let Err(failure) = self.write_epochs(&mut next, &built) {
+            built.totals.epochs.iter().for_each(|(epoch, delta)| self.sealer.adjust_live(*epoch, -delta));
+            return self.thaw(frozen).and(Err(failure));
+        }
         let log_end = self.flush_before_slot()?;
         let sealed = self.write_slot(&mut next)?;
         self.publish(slots, &next, &frozen, built.roots)?;
@@ -210,7 +213,7 @@ impl Store {
                 at += run;
             }
             writes.sort_unstable_by_key(|(addr, _)| *addr);
-            self.submit(join_writes(self, &writes))?;
+            self.submit_unnamed(join_writes(self, &writes))?;
         }
         Ok(())
     }
@@ -269,7 +272,7 @@ impl Store {
         }
         let room = u32::try_from(next.epoch_pages.len() * ENTRIES_PER_EPOCH_PAGE).unwrap_or(u32::MAX);
         next.epoch_count = self.epoch_count().min(room);
-        self.submit(batch)
+        self.submit_unnamed(batch)
     }
 
     /// Flushes what the slot is going to name. Log groups written so far become durable with it.
@@ -331,7 +334,8 @@ impl Store {
         let extents = self.alloc.discardable();
         for extent in &extents {
             // Discarding is advice to the host; that it failed costs space there and nothing here.
-            let _ = self.backend.discard(extent.addr.0 * BLOCK_SIZE_U64, extent.blocks * BLOCK_SIZE_U64);
+            let (offset_bytes, len_bytes) = (extent.addr.0 * BLOCK_SIZE_U64, extent.blocks * BLOCK_SIZE_U64);
+            let _ = self.while_unlatched(|| self.backend.discard(offset_bytes, len_bytes))?;
         }
         self.alloc.discard_done(&extents)
     }
@@ -493,7 +497,7 @@ impl Writer<'_> {
             Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }
         });
         let writes: Vec<Io> = writes.collect();
-        self.store.submit(writes)
+        self.store.submit_unnamed(writes)
     }
 }
 
@@ -554,7 +558,7 @@ impl PageIo for Store {
     ) -> Result<(EpochId, Nonce, Tag)> {
         let mut buf = self.backend.buffer(BLOCK_SIZE);
         let proof = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
-        self.submit(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
+        self.submit_unnamed(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
         let mut epochs = self.page_epochs.lock();
         *epochs.entry(proof.epoch).or_default() += 1;
         if old.present {

@@ -270,3 +270,5 @@ fn an_epoch_that_runs_out_is_followed_by_another() {
         assert!(bytes.iter().all(|byte| *byte == round as u8));
     }
 }
+
+mod room;
