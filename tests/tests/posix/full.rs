@@ -223,7 +223,7 @@ fn fill_and_empty(size_mib: u64, rounds: usize, seed: u64) {
     let (before, inodes) = (play.volume.stat_fs(), play.inodes());
     let mut vessel = Vessel { play, dice: dice.clone(), context: String::new(), paths: Vec::new(), made: 0 };
     for round in 0..rounds {
-        let shape = if round < SHAPES.len() { SHAPES[round] } else { *dice.pick(&SHAPES) };
+        let shape = SHAPES.get(round).copied().unwrap_or_else(|| *dice.pick(&SHAPES));
         vessel.context = format!("seed {seed}, {size_mib} MiB, round {round}, {shape:?}");
         vessel.fill(shape);
         vessel.play.volume.sync().unwrap_or_else(|error| panic!("{}: sync when full: {error}", vessel.context));
