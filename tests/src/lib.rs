@@ -3,12 +3,13 @@
 //! ```text
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
 //!           ├─► play ──────► world ─► ledger
-//!           └─► vault, faulty, thin ► recorder ─► disk; seed, watchdog
+//!           └─► vault, faulty, thin, interposed ─► recorder ─► disk; seed, watchdog
 //! ```
 pub mod content;
 pub mod disk;
 pub mod faulty;
 pub mod history;
+pub mod interposed;
 pub mod ledger;
 pub mod model;
 pub mod op;

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 
 use crate::anchor::{Anchor, AnchorState, state_digest};
 use crate::error::{AnchorError, Error, Latched, Posix, Result};
-use crate::format::AnchorPolicy;
+use crate::format::{AnchorKind, AnchorPolicy};
 use crate::store::{Store, data_blocks};
 use crate::suite::Tag;
 use crate::types::Lsn;
@@ -29,6 +29,8 @@ pub(super) struct Anchored {
     /// The latest point of the log that the anchor was advanced to. It never goes back: a commit and a checkpoint may
     /// overtake each other on their way here.
     pub(super) confirmed: (Lsn, Tag),
+    /// For a bare counter: the number of the newest slot that this mount wrote, what it counts up to.
+    pub(super) number: u64,
 }
 
 /// What waits for being logged or merged.
@@ -158,6 +160,9 @@ impl Store {
     }
 
     fn advance(&self, anchored: &mut Anchored) -> Result<()> {
+        if anchored.anchor.kind() == AnchorKind::BareCounter {
+            return self.count_up(anchored);
+        }
         let (lsn, tag) = anchored.confirmed;
         let digest = self.digest_at(&anchored.slot_salt, lsn, &tag);
         if digest == anchored.state.digest {
@@ -187,11 +192,15 @@ impl Store {
     /// Keeps what is not logged, not merged and not flushed within its bounds.
     pub(super) fn slow_down(&self) -> Result<()> {
         let waiting = self.waiting();
-        if self.sealer.exhausted()
+        let exhausted = self.sealer.exhausted();
+        if exhausted
             || waiting.unlogged_bytes > self.limits.unlogged_bytes
             || waiting.unlogged_pages > self.limits.unlogged_pages
         {
             self.cut_group()?;
+        }
+        if exhausted {
+            self.pay_for_epoch();
         }
         let ring_full = self.log.lock().used_blocks() > self.ring.blocks / 4 * 3;
         if waiting.unmerged_bytes > self.limits.unmerged_bytes || ring_full {

@@ -283,6 +283,13 @@ impl Store {
         }
     }
 
+    /// Whether the merge of what waits should come before a merge that does more.
+    pub(super) fn merge_is_tight(&self) -> bool {
+        let standing = self.standing();
+        let held = self.shares.lock().held.plus(Need::Metadata.share());
+        !self.can_merge(Need::Metadata, &self.alloc.counts(), &standing, held)
+    }
+
     fn node_quads(&self) -> u64 {
         (self.node_size as u64 / crate::types::BLOCK_SIZE_U64 / QUAD_BLOCKS).max(1)
     }

@@ -193,7 +193,14 @@ fn nothing_is_written_by_whoever_began_before_the_latch() {
 
 fn open_on(backend: Arc<Refusing>) -> Store {
     let memory_bytes = 4 << 20;
-    let options = StoreOptions { read_only: false, anchor: None, abandon_anchor: false, volume_id: None, memory_bytes };
+    let options = StoreOptions {
+        read_only: false,
+        anchor: None,
+        abandon_anchor: false,
+        volume_id: None,
+        memory_bytes,
+        max_epochs: MAX_EPOCHS,
+    };
     Store::open(backend, &key(), &options, &env()).unwrap()
 }
 
