@@ -3,7 +3,7 @@
 //! ```text
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
 //!           ├─► play ──────► world ─► ledger
-//!           └─► vault, faulty, interposed ─► recorder ─► disk; seed, watchdog
+//!           └─► vault, faulty, thin, interposed ─► recorder ─► disk; seed, watchdog
 //! ```
 pub mod content;
 pub mod disk;
@@ -17,6 +17,7 @@ pub mod play;
 pub mod recorder;
 pub mod seed;
 pub mod stage;
+pub mod thin;
 pub mod tree;
 pub mod vault;
 pub mod walk;

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use crate::allocator::{Extent as AddrExtent, Pin};
 use crate::backend::Io;
-use crate::error::{Corrupt, Error, Result, Tampered};
+use crate::error::{BackendError, Corrupt, Error, Posix, Result, Tampered};
 use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, RangeRecord, SpaceRecord};
 use crate::node::Node;
 use crate::sealer::OpenFailure;
@@ -407,8 +407,19 @@ impl Store {
         Node::decode(bytes, level, self.node_size).map_err(|why| Corrupt::Node(reference.addr, why).into())
     }
 
-    /// Writes sealed blocks home in one request for each contiguous piece.
+    /// Writes what something that is durable may name. A failure latches the volume.
     pub(super) fn submit(&self, batch: Vec<Io>) -> Result<()> {
+        self.write(batch)?.map_err(|failure| self.latch(failure.into()))
+    }
+
+    /// Writes what nothing names yet. That the host has no space for it is a refusal: what was to be written is to be given
+    /// up, and nothing is lost. Any other failure latches the volume.
+    pub(super) fn submit_unnamed(&self, batch: Vec<Io>) -> Result<()> {
+        self.write(batch)?
+            .map_err(|failure| if failure.is_no_space() { Posix::NoSpace.into() } else { self.latch(failure.into()) })
+    }
+
+    fn write(&self, batch: Vec<Io>) -> Result<core::result::Result<(), BackendError>> {
         let bytes: u64 = batch
             .iter()
             .map(|io| match io {
@@ -417,8 +428,7 @@ impl Store {
             })
             .sum();
         self.unflushed.add(bytes);
-        let done = self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket));
-        done.map(drop).map_err(|failure| self.latch(failure.into()))
+        self.while_unlatched(|| self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket)).map(drop))
     }
 }
 

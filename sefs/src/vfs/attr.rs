@@ -91,7 +91,9 @@ fn apply(
     };
     // Without a new size records are only replaced. And the kernel sends times with the pages that it accepted long ago: on
     // a full volume they must not fail where the pages did not.
-    let mut edit = Edit::begin(store, resize.as_ref().map_or(Need::Release, Resize::need), locked)?;
+    let need = resize.as_ref().map_or(Need::Release, Resize::need);
+    let acl_bytes = acl.as_ref().map_or(0, |acl| acl.encode().len());
+    let mut edit = Edit::begin_with(store, need, acl_bytes, locked)?;
     let chowns = (change.uid.is_some() || change.gid.is_some()) && inode.kind() != FileKind::Directory;
     if chowns {
         inode.mode = permission::without_privileges(caller, &inode);

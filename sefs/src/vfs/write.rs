@@ -151,8 +151,8 @@ impl<'d> Plan<'d> {
             Plan::Inline(_) => (0, 0),
             Plan::Blocks(blocks) => (blocks.count(), blocks.promised(store, inode)?),
         };
-        Ok(match (mode, blocks.saturating_sub(promised)) {
-            (_, 0) if promised > 0 => Need::Release,
+        Ok(match (mode, blocks) {
+            (_, blocks) if promised > 0 => Need::Promised { blocks, promised },
             (WriteMode::Writeback, blocks) => Need::Writeback { blocks },
             (_, 0) => Need::Metadata,
             (_, blocks) => Need::Data { blocks },
