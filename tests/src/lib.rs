@@ -5,16 +5,22 @@
 //!           ├─► play ──────► world ─► ledger
 //!           └─► vault, faulty ──────► recorder ─► disk; seed, watchdog
 //! ```
+pub mod attack;
+pub mod campaign;
 pub mod content;
 pub mod disk;
 pub mod faulty;
 pub mod history;
+pub mod image;
 pub mod ledger;
+pub mod loss;
 pub mod model;
 pub mod op;
 pub mod play;
 pub mod recorder;
 pub mod seed;
+pub mod shrink;
+pub mod simulator;
 pub mod stage;
 pub mod tree;
 pub mod vault;
