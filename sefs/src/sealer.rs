@@ -307,6 +307,11 @@ impl Sealer {
         }
     }
 
+    /// Whether something that was sealed in this epoch can be opened.
+    pub(crate) fn knows_epoch(&self, id: EpochId) -> bool {
+        self.table.read().epochs.contains_key(&id)
+    }
+
     /// The epoch that seals; `None` before the first [`Sealer::new_epoch`].
     #[cfg(test)]
     pub(crate) fn current(&self) -> Option<EpochId> {

@@ -1,9 +1,10 @@
 //! What the campaigns share: a model of POSIX, a backend that remembers, a host that fails, a ledger of nonces.
 //!
 //! ```text
+//! campaign ─► attack, explore ─► image, simulator, loss, shrink
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
 //!           ├─► play ──────► world ─► ledger
-//!           └─► vault, faulty ──────► recorder ─► disk; seed, watchdog
+//!           └─► vault, faulty, interposed ─► recorder ─► disk; seed, watchdog
 //! ```
 pub mod attack;
 pub mod campaign;
@@ -12,6 +13,7 @@ pub mod disk;
 pub mod faulty;
 pub mod history;
 pub mod image;
+pub mod interposed;
 pub mod ledger;
 pub mod loss;
 pub mod model;

@@ -114,6 +114,11 @@ impl Recorder {
         self.lock().reads.keys().copied().collect()
     }
 
+    /// How many pages were read so far, each as often as it was.
+    pub fn page_reads(&self) -> u64 {
+        self.lock().reads.values().sum()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -28,7 +28,7 @@ pub use group::{
     GROUP_ASSOCIATED_LEN, GROUP_BODY_HEAD_LEN, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord, RECORD_HEAD_LEN,
 };
 pub use header::{
-    CHECKPOINT_SLOTS, HEADER_BLOCKS, HEADER_LEN, Header, KeySlot, LayerRef, MAX_KEY_SLOTS, MAX_LABEL_LEN,
+    CHECKPOINT_SLOTS, HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, KeySlot, LayerRef, MAX_KEY_SLOTS, MAX_LABEL_LEN,
     MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, RING_START, SUITE_AES_256_GCM, VerifiedHeader, ring_blocks_for,
     usable_blocks,
 };

@@ -133,7 +133,7 @@ impl Store {
         next.free_blocks = self.geometry.free_blocks(&built.alloc_root);
         self.write_epochs(&mut next, &built)?;
         let log_end = self.flush_before_slot()?;
-        let sealed = self.write_slot(&mut next)?;
+        let sealed = self.write_slot(&mut next, occasion)?;
         self.publish(slots, &next, &frozen, built.roots)?;
         if occasion == Occasion::EpochStart {
             self.log.lock().previous_tag = sealed.tag;
@@ -283,9 +283,9 @@ impl Store {
         Ok((end, tag))
     }
 
-    fn write_slot(&self, next: &mut Checkpoint) -> Result<SealedSlot> {
-        if let Some(anchored) = self.anchored.lock().as_ref() {
-            next.anchor.counter = anchored.state.counter;
+    fn write_slot(&self, next: &mut Checkpoint, occasion: Occasion) -> Result<SealedSlot> {
+        if let Some(anchored) = self.anchored.lock().as_mut() {
+            next.anchor.counter = self.slot_number(anchored, occasion)?;
         }
         let index = slot_of(next.generation);
         let sealed = self.sealer.seal_checkpoint(next)?;

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 
 use crate::anchor::{Anchor, AnchorState, state_digest};
 use crate::error::{AnchorError, Error, Posix, Result};
-use crate::format::AnchorPolicy;
+use crate::format::{AnchorKind, AnchorPolicy};
 use crate::store::{Store, Tx, data_blocks};
 use crate::suite::Tag;
 use crate::types::Lsn;
@@ -48,6 +48,8 @@ pub(super) struct Anchored {
     /// The latest point of the log that the anchor was advanced to. It never goes back: a commit and a checkpoint may
     /// overtake each other on their way here.
     pub(super) confirmed: (Lsn, Tag),
+    /// For a bare counter: the number of the newest slot that this mount wrote, what it counts up to.
+    pub(super) number: u64,
 }
 
 /// What waits for being logged or merged.
@@ -176,6 +178,9 @@ impl Store {
     }
 
     fn advance(&self, anchored: &mut Anchored) -> Result<()> {
+        if anchored.anchor.kind() == AnchorKind::BareCounter {
+            return self.count_up(anchored);
+        }
         let (lsn, tag) = anchored.confirmed;
         let digest = self.digest_at(&anchored.slot_salt, lsn, &tag);
         if digest == anchored.state.digest {

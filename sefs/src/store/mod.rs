@@ -11,6 +11,7 @@
 
 mod checkpoint;
 mod commit;
+mod counted;
 mod format;
 mod info;
 mod layer;
@@ -49,7 +50,7 @@ pub(crate) use format::StoreFormat;
 pub use info::{Notice, VolumeInfo};
 pub(crate) use read::Extent;
 pub use reclaim::WorkDone;
-pub(crate) use recovery::{Replayed, StoreOptions, read_header};
+pub(crate) use recovery::{Replayed, StoreOptions, find_replica, read_header};
 pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
@@ -57,6 +58,7 @@ use commit::{Anchored, CommitState};
 use layer::Layer;
 use log::{Log, MAX_RING_PAGES, Ring};
 use ranges::Ranges;
+use recovery::HeaderRepair;
 
 /// Where the two checkpoint slots stand.
 const SLOT_ADDRS: [BlockAddr; 2] = [BlockAddr(16), BlockAddr(17)];
@@ -92,6 +94,8 @@ pub(crate) struct Store {
     /// Live allocation pages that came and went while a checkpoint writes them, by epoch.
     page_epochs: Mutex<BTreeMap<EpochId, i64>>,
     replayed: Replayed,
+    /// Copies of the header that were damaged when the volume was opened.
+    header_repair: Mutex<HeaderRepair>,
 }
 
 /// Bounds on what a mount holds in memory or leaves undone.
@@ -243,6 +247,7 @@ impl Store {
         self.log.lock().epoch = epoch;
         self.checkpoint_for(Occasion::EpochStart)?;
         self.checkpoint_for(Occasion::Ordinary)?;
+        self.repair_headers()?;
         *starting = true;
         self.epoch_started.store(true, Ordering::Release);
         Ok(())
