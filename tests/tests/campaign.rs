@@ -8,9 +8,10 @@ use sefs_tests::history::History;
 use sefs_tests::op::{Making, Op};
 use sefs_tests::recorder::{Event, Recorder};
 use sefs_tests::seed::{scaled, seed};
+use sefs_tests::simulator::{Fault, Request, Simulator, Strike};
 use sefs_tests::stage::Stage;
 use sefs_tests::walk::walk;
-use sefs_tests::world::small_memory;
+use sefs_tests::world::{World, small_memory};
 
 fn slice(test: &str, default: u64, run: impl FnOnce(&mut Campaign) -> Result<(), Failure>) {
     let mut campaign = Campaign::new(seed(test, default));
@@ -80,4 +81,48 @@ fn the_older_slot_put_back_is_a_lost_slot() {
     let volume = world.reseeded(2).open(Arc::new(host), &small_memory()).expect("the slots are rewritten");
     assert_eq!(walk(&volume).expect("the same state"), *expected);
     assert!(!volume.info().notices.iter().any(|notice| matches!(notice, Notice::DamagedSlot { .. })));
+}
+
+/// A checkpoint copies blocks from the log to their homes. One wrong answer on the way loses nothing that was acknowledged:
+/// the checkpoint fails or does without, the next one works, and all of it is still there.
+#[test]
+fn a_wrong_answer_during_a_checkpoint_loses_nothing() {
+    let ops = [
+        Op::Make((0, 0), Making::File, 0o600),
+        Op::Write(0, 0, 30_000, 1),
+        Op::Sync,
+        Op::Write(0, 8192, 9000, 2),
+        Op::Make((0, 1), Making::File, 0o600),
+        Op::Write(1, 3000, 20_000, 3),
+        Op::Sync,
+    ];
+    let run = |strikes: &[Strike]| {
+        let world = World::new(85);
+        let disk = Recorder::new(world.format(8 << 20));
+        let host = Arc::new(Simulator::new(disk.clone(), strikes, 85));
+        let mut stage = Stage::on(world, host.clone(), &small_memory()).expect("left alone");
+        let (history, outcome) = History::of(&mut stage, &disk, &ops);
+        outcome.expect("left alone");
+        (stage, disk, host, history)
+    };
+    let (mut stage, _, host, _) = run(&[]);
+    let before = host.requests(Request::Read);
+    stage.run(&Op::Work(true)).expect("a healthy disk");
+    let reads = before..host.requests(Request::Read);
+    assert!(!reads.is_empty(), "the checkpoint reads what it copies");
+    let mut refused = 0;
+    for (after, fault) in reads.flat_map(|after| [(after, Fault::FlipRead), (after, Fault::OtherRead)]) {
+        let (mut stage, disk, host, history) = run(&[Strike { fault, after, for_ever: false }]);
+        refused += usize::from(stage.run(&Op::Work(true)).is_err());
+        assert_eq!(host.struck().get(&fault), Some(&1));
+        stage.run(&Op::Work(true)).expect("the host is honest again");
+        stage.run(&Op::Sync).expect("the host is honest again");
+        let world = stage.world.clone();
+        drop(stage);
+        world.check(Arc::new(disk.clone()), &small_memory(), "after one wrong answer");
+        let volume = world.reseeded(after).open(Arc::new(disk), &small_memory()).expect("nothing false is on the disk");
+        let found = walk(&volume).expect("nothing false is on the disk");
+        assert_eq!(found, *history.states.last().expect("there is a last state"), "{fault:?} at read {after}");
+    }
+    assert!(refused > 0);
 }
