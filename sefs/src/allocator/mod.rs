@@ -40,6 +40,8 @@ mod write;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
+use core::ops::Range;
 
 use crate::error::Result;
 use crate::format::AllocEntry;
@@ -107,6 +109,16 @@ pub(crate) enum Interval {
     Frozen,
 }
 
+/// Pages that are to be sealed anew: those of the groups, and those above them, that an old epoch sealed.
+pub(crate) struct Renewal<'a> {
+    /// Groups whose pages are looked at.
+    pub(crate) groups: Range<u64>,
+    /// Which epochs are old.
+    pub(crate) is_old: &'a dyn Fn(EpochId) -> bool,
+    /// A page that does not open stays as it is; then this is set.
+    pub(crate) left_one: Cell<bool>,
+}
+
 /// How much space there is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Counts {
@@ -153,7 +165,14 @@ impl Allocator {
     pub(crate) fn allocate_data(&self, io: &dyn PageIo, blocks: u64, use_reserve: bool) -> Result<Vec<Extent>> {
         let mut state = self.state.lock();
         state.ripen(&self.pins);
-        state.allocate_data(io, blocks, use_reserve)
+        state.allocate_data(io, blocks, use_reserve, Interval::Active)
+    }
+
+    /// As [`Allocator::allocate_data`], with the reserve, for blocks that the checkpoint under construction moves.
+    pub(crate) fn allocate_moved(&self, io: &dyn PageIo, blocks: u64) -> Result<Vec<Extent>> {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.allocate_data(io, blocks, true, Interval::Frozen)
     }
 
     /// Takes one node: `blocks_per_node` (a power of two from 4 to 64) neighbouring blocks at a multiple of it. May use all
@@ -220,8 +239,10 @@ impl Allocator {
 
     /// Writes the pages of the checkpoint under construction, each to its next home, and returns the root's entry. After
     /// it nothing is allocated or released for this checkpoint.
-    pub(crate) fn write_pages(&self, io: &dyn PageIo) -> Result<AllocEntry> {
-        write::write_pages(&self.geometry, &self.state, io)
+    ///
+    /// `renewal` names pages that are written though nothing in them changes.
+    pub(crate) fn write_pages(&self, io: &dyn PageIo, renewal: Option<&Renewal<'_>>) -> Result<AllocEntry> {
+        write::write_pages(&self.geometry, &self.state, io, renewal)
     }
 
     /// The checkpoint under construction is durable, as `generation`. Called after readers that pin from now on find the
@@ -238,6 +259,11 @@ impl Allocator {
     /// reader looks at the root.
     pub(crate) fn pin(&self) -> Pin {
         Pins::pin(&self.pins)
+    }
+
+    /// Readers need nothing of checkpoints before this one, which is durable.
+    pub(crate) fn oldest_read(&self) -> Generation {
+        self.pins.oldest_needed()
     }
 
     /// Sets what plain data leave to others, in blocks.

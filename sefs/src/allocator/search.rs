@@ -103,7 +103,13 @@ impl Need {
 }
 
 impl State {
-    pub(super) fn allocate_data(&mut self, io: &dyn PageIo, blocks: u64, use_reserve: bool) -> Result<Vec<Extent>> {
+    pub(super) fn allocate_data(
+        &mut self,
+        io: &dyn PageIo,
+        blocks: u64,
+        use_reserve: bool,
+        interval: Interval,
+    ) -> Result<Vec<Extent>> {
         self.know_quads(io)?;
         let floor = if use_reserve { self.reserve_blocks / 16 } else { self.reserve_blocks };
         if self.free_blocks.saturating_sub(floor) < blocks {
@@ -116,7 +122,7 @@ impl State {
         } else {
             self.take_thriftily(io, blocks, floor_quads, &mut runs)
         };
-        self.settle(done, runs, Interval::Active)
+        self.settle(done, runs, interval)
     }
 
     pub(super) fn allocate_block(&mut self, io: &dyn PageIo, interval: Interval) -> Result<BlockAddr> {

@@ -225,7 +225,7 @@ impl Pins {
 
     /// What checkpoints below this number released is needed by nobody: they have a durable successor, and every reader
     /// began with one of them or later.
-    fn oldest_needed(&self) -> Generation {
+    pub(super) fn oldest_needed(&self) -> Generation {
         let pinned = self.0.lock();
         let reader = pinned.readers.keys().next().map(|oldest| Generation(oldest.0.saturating_add(1)));
         reader.map_or(pinned.current, |reader| reader.min(pinned.current))

@@ -205,7 +205,7 @@ fn load_epochs(
             Some(Err(failure)) => report.found(Finding::Unreadable { addr: page.addr, errno: failure.errno }),
             Some(Ok(buf)) => {
                 bytes.copy_from_slice(buf.bytes());
-                if sealer.open_epoch_page(index, &bytes, &page.tag).is_err() {
+                if sealer.open_epoch_page(index, &bytes, &page.tag, checkpoint.generation, true).is_err() {
                     report.found(Finding::EpochPage { index });
                 }
             }

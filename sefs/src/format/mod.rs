@@ -35,8 +35,9 @@ pub use header::{
 pub use inode::{FileKind, INODE_FIXED_LEN, Inode, InodeFlags, MAX_FILE_SIZE};
 pub use key::{KEY_LEN, Key, Kind, MAX_VALUE_LEN};
 pub use record::{
-    DirEntryRecord, FIRST_NAME_KEY, INLINE_FILE_MAX, JobRecord, NAME_DISCRIMINATORS, NAME_MAX, OrphanRecord,
-    RangeRecord, SYMLINK_MAX, SpaceRecord, XATTR_PART_LEN, XATTR_VALUE_MAX, XattrHead, name_hash, name_key, xattr_key,
+    DirEntryRecord, FIRST_NAME_KEY, INLINE_FILE_MAX, JobRecord, MAX_JOB_EPOCHS, NAME_DISCRIMINATORS, NAME_MAX,
+    OrphanRecord, RangeRecord, SYMLINK_MAX, SpaceRecord, XATTR_PART_LEN, XATTR_VALUE_MAX, XattrHead, name_hash,
+    name_key, xattr_key,
 };
 
 /// The version of the format that this library writes and reads.

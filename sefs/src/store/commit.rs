@@ -221,11 +221,15 @@ impl Store {
     /// Keeps what is not logged, not merged and not flushed within its bounds.
     fn slow_down(&self) -> Result<()> {
         let waiting = self.waiting();
-        if self.sealer.exhausted()
+        let exhausted = self.sealer.exhausted();
+        if exhausted
             || waiting.unlogged_bytes > self.limits.unlogged_bytes
             || waiting.unlogged_pages > self.limits.unlogged_pages
         {
             self.cut_group()?;
+        }
+        if exhausted {
+            self.pay_for_epoch();
         }
         let ring_full = self.log.lock().used_blocks() > self.ring.blocks / 4 * 3;
         if self.merge_is_tight(waiting.entries) {
@@ -256,7 +260,7 @@ impl Store {
 
     /// Whether merging what waits, with one operation more, might need more nodes than can be had. Half of the free quads
     /// count: what a checkpoint releases comes back only with the next one.
-    fn merge_is_tight(&self, entries: usize) -> bool {
+    pub(super) fn merge_is_tight(&self, entries: usize) -> bool {
         let counts = self.alloc.counts();
         let entries_now = (entries + OPERATION_ENTRIES) as u64;
         // A leaf for each entry or each leaf there is, splits, and the way up.

@@ -169,7 +169,7 @@ impl Store {
         }
     }
 
-    fn fill(&self, object: ObjectId, first_block: u64, blocks: &[Block], out: &mut [u8]) -> Result<()> {
+    pub(super) fn fill(&self, object: ObjectId, first_block: u64, blocks: &[Block], out: &mut [u8]) -> Result<()> {
         let mut at = 0;
         while at < blocks.len() {
             let plain = &mut out[at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE];

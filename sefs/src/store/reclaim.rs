@@ -1,4 +1,4 @@
-//! Background work: log groups and flushes that are due, checkpoints, and range tombstones worked off in slices.
+//! Background work: log groups and flushes that are due, checkpoints, and old epochs and range tombstones worked off in slices.
 
 use alloc::vec::Vec;
 
@@ -15,6 +15,8 @@ const IDLE_MS: u64 = 5;
 /// … or when its oldest change is so old.
 const AGE_MS: u64 = 100;
 
+/// Others get the backend for so long between two slices of re-encryption.
+const PAUSE_MS: u64 = 50;
 /// What is logged is merged after so long without a change.
 const QUIET_MS: u64 = 5_000;
 
@@ -54,11 +56,19 @@ impl Store {
         }
         let ring_half = self.log.lock().used_blocks() > self.ring.blocks / 2;
         let quiet = unmerged && idle_ms >= QUIET_MS;
-        if half_full || ring_half || quiet || self.pending_is_much() {
+        let due = half_full || ring_half || quiet || self.pending_is_much();
+        let worked = self.reencrypt_slice()?.is_some();
+        if due && !worked {
             self.checkpoint()?;
         }
         let more = self.reclaim_ranges(STEPS_PER_CALL)?;
-        Ok(WorkDone { again_ms: if more { 0 } else { IDLE_MS } })
+        Ok(WorkDone {
+            again_ms: match (more, worked) {
+                (true, _) => 0,
+                (false, true) => PAUSE_MS,
+                (false, false) => IDLE_MS,
+            },
+        })
     }
 
     fn flush_due(&self, now: Timestamp, commit_ms: u64) -> bool {

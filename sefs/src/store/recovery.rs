@@ -55,6 +55,8 @@ pub(crate) struct StoreOptions {
     pub(crate) abandon_anchor: bool,
     pub(crate) volume_id: Option<[u8; 16]>,
     pub(crate) memory_bytes: usize,
+    /// Epochs that the volume may keep: with half of them old ones are re-encrypted beside, with three quarters at once.
+    pub(crate) max_epochs: u32,
 }
 
 /// What recovery found.
@@ -100,12 +102,13 @@ impl Store {
         let header = header.ok_or(RolledBack::Header { generation })?;
         let repair = HeaderRepair::plan(&headers, header, accepted);
         let anchored = bind_anchor(&newest.opened.checkpoint, options)?;
-        load_epochs(&*backend, &sealer, &newest.opened.checkpoint)?;
+        load_epochs(&*backend, &sealer, &newest.opened.checkpoint, true)?;
+        sealer.set_needed(newest.opened.checkpoint.log_epoch);
         // Any other authentic slot is an older one that the host put back: nothing of it matters.
         let older = slots.last().filter(|older| older.opened.salt == newest.opened.checkpoint.previous_salt);
         if let Some(older) = older {
             // Epochs that only the older slot knows sealed groups that an anchored chain may have to lead through.
-            load_epochs(&*backend, &sealer, &older.opened.checkpoint)?;
+            load_epochs(&*backend, &sealer, &older.opened.checkpoint, false)?;
         }
         let mut store = build(backend, sealer, header, &newest, damaged_slot, options, env)?;
         store.header_repair = Mutex::new(repair);
@@ -115,6 +118,7 @@ impl Store {
     /// Reads tombstones and the log, checks the anchor, and hands the store over.
     fn replay(mut self, newest: &OpenedSlot, older: Option<&OpenedSlot>, anchored: Option<Anchored>) -> Result<Store> {
         self.load_ranges()?;
+        self.load_job()?;
         let start = chain_start(newest);
         let chain = self.scan_log(start, newest.opened.checkpoint.clean)?;
         let keep = self.whole_groups(&chain)?;
@@ -243,12 +247,12 @@ fn damaged(slots: &[OpenedSlot]) -> Option<u8> {
     }
 }
 
-fn load_epochs(backend: &dyn Backend, sealer: &Sealer, checkpoint: &Checkpoint) -> Result<()> {
+fn load_epochs(backend: &dyn Backend, sealer: &Sealer, checkpoint: &Checkpoint, newest: bool) -> Result<()> {
     for (index, page) in (0u32..).zip(&checkpoint.epoch_pages) {
         let buf = backend.read_at(page.addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
         let mut bytes = alloc::boxed::Box::new([0; BLOCK_SIZE]);
         bytes.copy_from_slice(buf.bytes());
-        sealer.open_epoch_page(index, &bytes, &page.tag)?;
+        sealer.open_epoch_page(index, &bytes, &page.tag, checkpoint.generation, newest)?;
     }
     Ok(())
 }
@@ -270,7 +274,7 @@ fn build(
         // Every later checkpoint repeats what this one says; the first of the mount makes it durable.
         checkpoint.anchor = AnchorBinding::default();
     }
-    let limits = Limits::new(options.memory_bytes, &header, &geometry);
+    let limits = Limits::new(options, &header, &geometry);
     let generation = checkpoint.generation;
     let allocator = Allocator::new(geometry, checkpoint.alloc_root, checkpoint.free_blocks, generation)?;
     allocator.set_reserve(limits.reserve_blocks);
@@ -338,6 +342,7 @@ fn build(
         unflushed: Unflushed::default(),
         flushing: Mutex::new(()),
         page_epochs: Mutex::default(),
+        reencryption: Mutex::default(),
         header_repair: Mutex::default(),
         replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
     })

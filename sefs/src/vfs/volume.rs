@@ -307,6 +307,7 @@ fn store_options(options: &OpenOptions) -> StoreOptions {
         anchor: options.anchor.clone(),
         abandon_anchor: options.abandon_anchor,
         volume_id: options.volume_id,
+        max_epochs: options.max_epochs,
         memory_bytes: options.memory_bytes,
     }
 }
