@@ -202,9 +202,15 @@ impl Allocator {
         state.allocate_block(io, interval)
     }
 
-    /// Takes given blocks: replay of the log. Blocks that are not free, or reserved, are `Corrupt::Allocation`.
-    pub(crate) fn mark_taken(&self, io: &dyn PageIo, extent: Extent) -> Result<()> {
-        self.state.lock().mark_taken(io, extent)
+    /// Takes given blocks: replay of the log. Blocks that are not free, or reserved, are `Corrupt::Allocation`. What
+    /// [`Allocator::hold_released`] holds back may be taken; that the log did so proves that a checkpoint newer than the
+    /// newest at hand was durable once, and true is returned.
+    pub(crate) fn mark_taken(&self, io: &dyn PageIo, extent: Extent) -> Result<bool> {
+        let mut state = self.state.lock();
+        if state.take_held_back(extent)? {
+            return Ok(true);
+        }
+        state.mark_taken(io, extent).map(|()| false)
     }
 
     /// Gives back blocks that the active interval no longer needs. Blocks that are not in use are `Corrupt::Allocation`,

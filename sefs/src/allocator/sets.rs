@@ -95,6 +95,15 @@ impl State {
         self.sets.taken.insert(run).map_err(twice)
     }
 
+    /// Whether a block is held back by [`State::hold_released`]; from now on it is not, but in use.
+    pub(super) fn take_held_back(&mut self, run: Extent) -> Result<bool> {
+        let waits = |set: &IntervalSet| set.within(run).map(|part| part.blocks).sum::<u64>() == run.blocks;
+        let Some(set) = self.sets.waiting.values_mut().find(|set| waits(set)) else { return Ok(false) };
+        set.remove(run);
+        self.sets.taken.insert(run).map_err(twice)?;
+        Ok(true)
+    }
+
     /// A log group names these blocks: they belong to the interval that its layer belongs to.
     pub(super) fn name(&mut self, run: Extent) -> Result<()> {
         let unnamed: u64 = self.sets.unnamed.within(run).map(|part| part.blocks).sum();

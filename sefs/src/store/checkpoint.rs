@@ -21,19 +21,21 @@ use crate::allocator::{Extent, Interval, PageIo, Renewal};
 use crate::backend::{Backend, HostBuf, Io};
 use crate::error::{Error, Invalid, Result, RolledBack, Tampered};
 use crate::format::{
-    AllocEntry, BlockLoc, BlockRef, Checkpoint, EpochPageRef, FILES_TREE, Key, LIVE_UNKNOWN, SYSTEM_TREE, TreeRoot,
+    AllocEntry, BlockLoc, BlockRef, BlockState, Checkpoint, EpochPageRef, FILES_TREE, Key, LIVE_UNKNOWN, SYSTEM_TREE,
+    TreeRoot,
 };
 use crate::keys::{SealedSlot, slot_of};
 use crate::merge::{self, NodeWriter};
 use crate::node::Node;
 use crate::sealer::Proof;
 use crate::store::changes::{Changes, Totals};
-use crate::store::layer::Layer;
+use crate::store::layer::{Entry, Layer};
+use crate::store::read::block_error;
 use crate::store::reseal::{Order, Slice};
 use crate::store::{FILES_FROM, SLOT_ADDRS, Store};
 use crate::suite::{Nonce, Tag};
 use crate::tree::Root;
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, EpochId, Generation, Lsn, ObjectId};
 
 /// Why a checkpoint is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -207,8 +209,10 @@ impl Store {
         }
     }
 
-    /// Copies blocks that stand in the ring to their homes, ciphertext as it is.
+    /// Copies blocks that stand in the ring to their homes, ciphertext as it is. Each is verified on the way: the ring's copy
+    /// is given up afterwards, so one wrong answer of the host would lose for ever what was acknowledged.
     fn copy_home(&self, frozen: &Frozen) -> Result<()> {
+        let proofs = proofs(&frozen.layer, &frozen.ring);
         let mut by_place: Vec<(Lsn, BlockAddr)> = frozen.ring.iter().map(|(addr, lsn)| (*lsn, *addr)).collect();
         by_place.sort_unstable();
         for batch in by_place.chunks(COPY_BLOCKS) {
@@ -217,8 +221,12 @@ impl Store {
             while at < batch.len() {
                 let run = batch[at..].iter().zip(batch[at].0.0..).take_while(|((lsn, _), want)| lsn.0 == *want).count();
                 let bytes = self.read_ring(batch[at].0, run as u64)?;
-                let blocks = bytes.chunks_exact(BLOCK_SIZE).map(<[u8]>::to_vec);
-                writes.extend(batch[at..at + run].iter().map(|(_, addr)| *addr).zip(blocks));
+                for ((_, addr), block) in batch[at..at + run].iter().zip(bytes.chunks_exact(BLOCK_SIZE)) {
+                    // A block that the layer does not name is no part of this checkpoint.
+                    let Some((loc, place)) = proofs.get(addr) else { continue };
+                    self.verify_block(loc, block).map_err(|failure| block_error(failure, loc, *place))?;
+                    writes.push((*addr, block.to_vec()));
+                }
                 at += run;
             }
             writes.sort_unstable_by_key(|(addr, _)| *addr);
@@ -522,4 +530,21 @@ impl PageIo for Store {
         }
         Ok((proof.epoch, proof.nonce, proof.tag))
     }
+}
+
+/// What vouches for the blocks of a layer that stand in the ring: by home address, with object and block number.
+fn proofs(layer: &Layer, ring: &BTreeMap<BlockAddr, Lsn>) -> BTreeMap<BlockAddr, (BlockLoc, (ObjectId, u64))> {
+    let mut proofs = BTreeMap::new();
+    for (key, entry) in layer.iter() {
+        let Entry::Chunk(chunk) = entry else { continue };
+        for (block, state) in chunk.patch.iter() {
+            if let BlockState::Data(loc) = state
+                && ring.contains_key(&loc.addr)
+            {
+                let number = key.offset.saturating_mul(CHUNK_BLOCKS).saturating_add(u64::from(block));
+                proofs.insert(loc.addr, (loc, (ObjectId(key.object), number)));
+            }
+        }
+    }
+    proofs
 }

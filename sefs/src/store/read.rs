@@ -205,14 +205,8 @@ impl Store {
             out.copy_from_slice(buf.bytes());
             for (index, loc) in run[at..end].iter().enumerate() {
                 let Some(block) = out[index * BLOCK_SIZE..].first_chunk_mut::<BLOCK_SIZE>() else { break };
-                self.sealer.open_data(loc, block).map_err(|failure| match failure {
-                    OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
-                    OpenFailure::Auth => Error::Tampered(Tampered::Data {
-                        addr: loc.addr,
-                        object,
-                        block: first_block + (at + index) as u64,
-                    }),
-                })?;
+                let place = (object, first_block + (at + index) as u64);
+                self.sealer.open_data(loc, block).map_err(|failure| block_error(failure, loc, place))?;
             }
             at = end;
         }
@@ -477,4 +471,12 @@ pub(super) fn range_of(key: Key, bytes: &[u8]) -> Result<Range> {
 
 pub(super) fn record_error(key: Key, why: &'static str) -> Error {
     Corrupt::Record { object: ObjectId(key.object), kind: key.kind as u8, why }.into()
+}
+
+/// What a data block that does not open says of it; `place` is its object and its number within.
+pub(super) fn block_error(failure: OpenFailure, loc: &BlockLoc, (object, block): (ObjectId, u64)) -> Error {
+    match failure {
+        OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
+        OpenFailure::Auth => Error::Tampered(Tampered::Data { addr: loc.addr, object, block }),
+    }
 }

@@ -17,7 +17,7 @@ mod headers;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::allocator::{Allocator, Extent};
 use crate::anchor::Anchor;
@@ -132,17 +132,23 @@ impl Store {
         {
             self.alloc.hold_released(&self, &older.opened.checkpoint.alloc_root)?;
         }
-        let mut end = start;
+        let (mut end, mut superseded) = (start, false);
         for group in &chain.groups[..keep] {
             let body = self.read_group(group)?;
             end = group.after(&body);
-            self.apply(group, body)?;
+            superseded |= self.apply(group, body)?;
         }
         {
             let mut log = self.log.lock();
             (log.next, log.previous_tag, log.epoch) = (end.lsn, end.tag, end.epoch);
             log.flushed = end.lsn.min(chain.flushed.max(start.lsn));
             log.sequence = self.layers.read().sequence;
+        }
+        if let Some(older) = older.filter(|_| superseded) {
+            // Both slots are true, and the log says that one after them was durable: the host put the older one back in its
+            // place. That is a slot lost like any other.
+            self.replayed.damaged_slot = Some(older.index);
+            self.generation.store(after_lost_slot(&newest.opened.checkpoint), Ordering::Relaxed);
         }
         self.replayed.groups = keep as u64;
         self.replayed.dropped = (chain.groups.len() - keep) as u64 + u64::from(chain.torn);
@@ -159,11 +165,12 @@ impl Store {
         Ok(())
     }
 
-    /// The operations of a group happen again.
-    fn apply(&self, group: &Group, body: GroupBody) -> Result<()> {
+    /// The operations of a group happen again. True if the group cannot have been written with the newest slot at hand.
+    fn apply(&self, group: &Group, body: GroupBody) -> Result<bool> {
         let mut released: Vec<BlockLoc> = Vec::new();
         let mut layers = self.layers.write();
         let layers = &mut *layers;
+        let mut superseded = false;
         for (addr, lsn) in group.ring_addresses(&body) {
             layers.ring_active.insert(addr, lsn);
         }
@@ -183,7 +190,7 @@ impl Store {
                 }
                 LogRecord::Patch(key, patch) => {
                     for loc in stored_blocks(&patch) {
-                        self.alloc.mark_taken(self, Extent { addr: loc.addr, blocks: 1 })?;
+                        superseded |= self.alloc.mark_taken(self, Extent { addr: loc.addr, blocks: 1 })?;
                     }
                     let unwritten = patch.iter().filter(|(_, state)| *state == BlockState::Unwritten).count();
                     layers.unwritten_active += unwritten as i64;
@@ -192,14 +199,14 @@ impl Store {
                 LogRecord::NewEpoch { .. } => {}
             }
         }
-        layers.next_id.fetch_max(body.next_id, core::sync::atomic::Ordering::Relaxed);
+        layers.next_id.fetch_max(body.next_id, Ordering::Relaxed);
         (layers.inodes, layers.inodes_logged) = (body.inodes, body.inodes);
         layers.sequence = body.sequence;
         for loc in released {
             layers.ring_active.remove(&loc.addr);
             self.alloc.release(Extent { addr: loc.addr, blocks: 1 })?;
         }
-        Ok(())
+        Ok(superseded)
     }
 }
 
@@ -346,7 +353,11 @@ fn build(
 /// The highest generation that may have been used. A damaged slot may have held the one after ours; the two that follow
 /// are left out, so that no generation ever means two states and the next slot written is the damaged one.
 fn last_generation(checkpoint: &Checkpoint, damaged_slot: Option<u8>) -> u64 {
-    checkpoint.generation.0 + if damaged_slot.is_some() { 2 } else { 0 }
+    if damaged_slot.is_some() { after_lost_slot(checkpoint) } else { checkpoint.generation.0 }
+}
+
+fn after_lost_slot(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.generation.0 + 2
 }
 
 fn root_of(checkpoint: &Checkpoint, tree: u32) -> Option<Root> {
