@@ -202,15 +202,11 @@ impl Allocator {
         state.allocate_block(io, interval)
     }
 
-    /// Takes given blocks: replay of the log. Blocks that are not free, or reserved, are `Corrupt::Allocation`. What
-    /// [`Allocator::hold_released`] holds back may be taken; that the log did so proves that a checkpoint newer than the
-    /// newest at hand was durable once, and true is returned.
-    pub(crate) fn mark_taken(&self, io: &dyn PageIo, extent: Extent) -> Result<bool> {
+    /// Takes given blocks: replay of the log. Blocks that are not free, or reserved, are `Corrupt::Allocation`; those that
+    /// [`Allocator::hold_released`] holds back are free for it: a checkpoint that is gone had set them free.
+    pub(crate) fn mark_taken(&self, io: &dyn PageIo, extent: Extent) -> Result<()> {
         let mut state = self.state.lock();
-        if state.take_held_back(extent)? {
-            return Ok(true);
-        }
-        state.mark_taken(io, extent).map(|()| false)
+        if state.take_held_back(extent)? { Ok(()) } else { state.mark_taken(io, extent) }
     }
 
     /// Gives back blocks that the active interval no longer needs. Blocks that are not in use are `Corrupt::Allocation`,

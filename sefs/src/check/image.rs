@@ -218,7 +218,8 @@ fn load_epochs(
     }
 }
 
-/// Whether something may claim to be written by `birth`, seen from a checkpoint and the log above it.
+/// Whether something may claim to be written by `birth`, seen from a checkpoint and the log above it. The log may go on past a
+/// newer checkpoint whose slot is lost: that one's number is one or, after an earlier loss, three higher.
 pub(super) fn is_born(birth: Generation, checkpoint: Generation, logged: bool) -> bool {
-    birth <= checkpoint || (logged && birth.0 == checkpoint.0 + 1)
+    birth <= checkpoint || (logged && birth.0 - checkpoint.0 <= 4)
 }

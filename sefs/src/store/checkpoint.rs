@@ -340,6 +340,15 @@ impl Store {
         Ok(sealed)
     }
 
+    /// A slot that did not open when the volume was mounted goes for good before anything else is written. The host may have
+    /// misread it once only: then it is the newest, and what this mount writes would go over blocks that it needs.
+    pub(super) fn give_up_damaged_slot(&self) -> Result<()> {
+        let Some(index) = self.replayed.damaged_slot else { return Ok(()) };
+        let offset_bytes = SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64;
+        self.submit(alloc::vec![Io::Write { offset_bytes, buf: HostBuf::zeroed(BLOCK_SIZE) }])?;
+        self.flush()
+    }
+
     /// Somebody else's newer checkpoint beside ours means that two writers are at work: ours stops.
     fn check_newest_slot(&self, slots: &Slots) -> Result<()> {
         let index = slot_of(slots.newest.generation);

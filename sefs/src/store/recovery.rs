@@ -136,7 +136,8 @@ impl Store {
         for group in &chain.groups[..keep] {
             let body = self.read_group(group)?;
             end = group.after(&body);
-            superseded |= self.apply(group, body)?;
+            superseded |= body.base > newest.opened.checkpoint.generation;
+            self.apply(group, body)?;
         }
         {
             let mut log = self.log.lock();
@@ -145,8 +146,8 @@ impl Store {
             log.sequence = self.layers.read().sequence;
         }
         if let Some(older) = older.filter(|_| superseded) {
-            // Both slots are true, and the log says that one after them was durable: the host put the older one back in its
-            // place. That is a slot lost like any other.
+            // Both slots are true, and a group was written when a newer one was durable: the host put the older one back in
+            // its place. That is a slot lost like any other.
             self.replayed.damaged_slot = Some(older.index);
             self.generation.store(after_lost_slot(&newest.opened.checkpoint), Ordering::Relaxed);
         }
@@ -165,12 +166,11 @@ impl Store {
         Ok(())
     }
 
-    /// The operations of a group happen again. True if the group cannot have been written with the newest slot at hand.
-    fn apply(&self, group: &Group, body: GroupBody) -> Result<bool> {
+    /// The operations of a group happen again.
+    fn apply(&self, group: &Group, body: GroupBody) -> Result<()> {
         let mut released: Vec<BlockLoc> = Vec::new();
         let mut layers = self.layers.write();
         let layers = &mut *layers;
-        let mut superseded = false;
         for (addr, lsn) in group.ring_addresses(&body) {
             layers.ring_active.insert(addr, lsn);
         }
@@ -190,7 +190,7 @@ impl Store {
                 }
                 LogRecord::Patch(key, patch) => {
                     for loc in stored_blocks(&patch) {
-                        superseded |= self.alloc.mark_taken(self, Extent { addr: loc.addr, blocks: 1 })?;
+                        self.alloc.mark_taken(self, Extent { addr: loc.addr, blocks: 1 })?;
                     }
                     let unwritten = patch.iter().filter(|(_, state)| *state == BlockState::Unwritten).count();
                     layers.unwritten_active += unwritten as i64;
@@ -206,7 +206,7 @@ impl Store {
             layers.ring_active.remove(&loc.addr);
             self.alloc.release(Extent { addr: loc.addr, blocks: 1 })?;
         }
-        Ok(superseded)
+        Ok(())
     }
 }
 
