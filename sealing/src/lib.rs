@@ -4,6 +4,7 @@
 //! slot (wrap, unwrap) ─► body (bytes ↔ values)
 //!                     ├─► argon2id (passphrase → 32 bytes, within limits)
 //!                     └─► secret, rng
+//! platform (identity → key) ─► secret, bytes
 //! ```
 //! This crate knows nothing of filesystems: a slot body is bytes that somebody else stores. `docs/sealing-format.md` says
 //! what they mean.
@@ -11,6 +12,8 @@
 
 mod argon2id;
 mod body;
+mod bytes;
+pub mod platform;
 mod rng;
 mod secret;
 mod slot;
