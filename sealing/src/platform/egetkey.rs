@@ -80,13 +80,13 @@ impl Derivation {
 }
 
 /// The attributes that a key depends on under a mask.
-fn masked(mask: &Attributes, of: &Attributes) -> Attributes {
+pub(crate) fn masked(mask: &Attributes, of: &Attributes) -> Attributes {
     Attributes { flags: (mask.flags | ALWAYS) & of.flags, xfrm: mask.xfrm & of.xfrm }
 }
 
 /// The identity with everything zero that the policy leaves out. Attributes, MISCSELECT and versions are not selected by
 /// the policy and stay as they are.
-fn selected(policy: KeyPolicy, identity: &Identity) -> Identity {
+pub(crate) fn selected(policy: KeyPolicy, identity: &Identity) -> Identity {
     let mut out = identity.clone();
     if !policy.has(KeyPolicy::MRENCLAVE) {
         out.mrenclave = [0; 32];

@@ -20,6 +20,7 @@ pub mod software;
 use core::fmt;
 
 pub use egetkey::{DERIVATION_LEN, Derivation};
+pub(crate) use egetkey::{masked, selected};
 pub use identity::{Attributes, Identity, REPORT_BODY_LEN, flags};
 pub use key_request::{KEY_REQUEST_LEN, KeyPolicy, KeyRequest, SEAL_KEY};
 
