@@ -381,12 +381,14 @@ impl Store {
         groups: &[Group],
     ) -> Result<()> {
         let start = chain_start(newest);
-        let holds = |salt: &[u8; 32], lsn, tag: &Tag| self.digest_at(salt, lsn, tag) == anchored.state.digest;
-        let through = |salt: &[u8; 32], start: ChainPoint, groups: &[Group]| {
-            holds(salt, start.lsn, &start.tag)
-                || groups.iter().any(|group| holds(salt, Lsn(group.lsn.0 + group.blocks), &group.tag))
+        // During a change of the header the anchor binds either of the two that the slot accepts.
+        let through = |slot: &OpenedSlot, start: ChainPoint, groups: &[Group]| {
+            let accepted = &slot.opened.checkpoint.accepted_headers;
+            let holds = |lsn, tag: &Tag| self.anchor_holds(anchored, accepted, &slot.opened.salt, lsn, tag);
+            holds(start.lsn, &start.tag)
+                || groups.iter().any(|group| holds(Lsn(group.lsn.0 + group.blocks), &group.tag))
         };
-        if through(&newest.opened.salt, start, groups) {
+        if through(newest, start, groups) {
             return Ok(());
         }
         // The slot was written and the anchor had not advanced yet: the anchor's state is on the way from the slot before.
@@ -397,7 +399,7 @@ impl Store {
             let meets = |lsn: Lsn, tag: &Tag| (lsn, tag) == (closed.log_start, &closed.previous_tag);
             let joins = meets(from.lsn, &from.tag)
                 || chain.groups.iter().any(|group| meets(Lsn(group.lsn.0 + group.blocks), &group.tag));
-            if joins && through(&older.opened.salt, from, &chain.groups) {
+            if joins && through(older, from, &chain.groups) {
                 return Ok(());
             }
         }
