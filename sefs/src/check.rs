@@ -33,7 +33,7 @@ use crate::anchor::Anchor;
 use crate::backend::Backend;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::format::{FILES_TREE, SYSTEM_TREE};
+use crate::format::{FILES_TREE, MAX_EPOCHS, SYSTEM_TREE};
 use crate::keys::VolumeKey;
 use crate::store::{Store, StoreOptions};
 use crate::types::Generation;
@@ -167,6 +167,7 @@ fn try_mount(backend: Arc<dyn Backend>, key: &VolumeKey, options: &CheckOptions,
         abandon_anchor: options.abandon_anchor,
         volume_id: options.volume_id,
         memory_bytes: options.memory_bytes,
+        max_epochs: MAX_EPOCHS,
     };
     match Store::open(backend, key, &options, env) {
         Ok(_) => Ok(None),

@@ -1,7 +1,7 @@
 //! `sealing`: seals data to code, keeps the key slots of volumes, and says why something does not open.
 //!
 //! It lives with the tools because it joins the `sealing` crate, which knows nothing of volumes, and `sefs`, which knows
-//! nothing of platforms. See decision 7.
+//! nothing of platforms. See decision 8.
 
 mod data;
 mod doctor;

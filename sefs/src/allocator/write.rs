@@ -11,8 +11,8 @@ use super::geometry::{FreeBelow, Geometry, PAGE_CHILDREN, span};
 use super::intervals::IntervalSet;
 use super::pages::{Summary, read_bitmap, read_summary, saturated, slot, sum};
 use super::sets::Phase;
-use super::{Extent, PageIo};
-use crate::error::{Corrupt, Result};
+use super::{Extent, PageIo, Renewal};
+use crate::error::{Corrupt, Error, Result};
 use crate::format::AllocEntry;
 use crate::sync::Mutex;
 use crate::types::{BLOCK_SIZE, BlockAddr, GROUP_BLOCKS};
@@ -22,9 +22,14 @@ type Known = BTreeMap<(u8, u64), Arc<Summary>>;
 
 /// Applies the sets of the checkpoint under construction to the stored pages. The state's lock is not held while pages are
 /// read, sealed and written: until the end everybody else sees the old pages, and a view is the same either way.
-pub(super) fn write_pages(geometry: &Geometry, state: &Mutex<State>, io: &dyn PageIo) -> Result<AllocEntry> {
+pub(super) fn write_pages(
+    geometry: &Geometry,
+    state: &Mutex<State>,
+    io: &dyn PageIo,
+    renewal: Option<&Renewal<'_>>,
+) -> Result<AllocEntry> {
     let (root, known, changes) = begin(state, io)?;
-    let mut walk = Walk { geometry, io, set: changes.0, clear: changes.1, known };
+    let mut walk = Walk { geometry, io, set: changes.0, clear: changes.1, known, renewal };
     let root = walk.page(geometry.levels(), 0, &root);
     let mut state = state.lock();
     let Some(frozen) = state.sets.frozen.as_mut() else { return root };
@@ -60,6 +65,7 @@ struct Walk<'a> {
     set: IntervalSet,
     clear: IntervalSet,
     known: Known,
+    renewal: Option<&'a Renewal<'a>>,
 }
 
 impl Walk<'_> {
@@ -75,14 +81,25 @@ impl Walk<'_> {
         let mut changed = false;
         let end = (index + 1) * PAGE_CHILDREN;
         let mut child = index * PAGE_CHILDREN;
-        while let Some(next) = self.next_touched(level - 1, child).filter(|next| *next < end) {
+        while let Some(next) = self.next_visited(level - 1, child).filter(|next| *next < end) {
             let old = summary[slot(next)];
-            let new = self.page(level - 1, next, &old)?;
+            let touched = self.next_touched(level - 1, next) == Some(next);
+            child = next + 1;
+            if !touched && !old.present {
+                continue;
+            }
+            let new = match self.page(level - 1, next, &old) {
+                // A page that only its age brought us to need not open for the checkpoint.
+                Err(Error::Tampered(_) | Error::Backend(_)) if !touched => {
+                    self.leave_one();
+                    old
+                }
+                new => new?,
+            };
             changed |= new != old;
             summary[slot(next)] = new;
-            child = next + 1;
         }
-        if !changed {
+        if !changed && !self.is_old(level, index, entry) {
             return Ok(*entry);
         }
         let mut page = Box::new([0; BLOCK_SIZE]);
@@ -104,6 +121,29 @@ impl Walk<'_> {
         Some(next / blocks)
     }
 
+    /// As [`Walk::next_touched`], or the next page that has to be looked at for its age.
+    fn next_visited(&self, level: u8, index: u64) -> Option<u64> {
+        let touched = self.next_touched(level, index);
+        let Some(renewal) = self.renewal else { return touched };
+        let old = index.max(renewal.groups.start / span(level));
+        let old = (old < renewal.groups.end.div_ceil(span(level))).then_some(old);
+        touched.into_iter().chain(old).min()
+    }
+
+    fn is_old(&self, level: u8, index: u64, entry: &AllocEntry) -> bool {
+        self.renewal.is_some_and(|renewal| {
+            let groups = index * span(level)..(index + 1) * span(level);
+            let within = groups.start < renewal.groups.end && renewal.groups.start < groups.end;
+            within && entry.present && (renewal.is_old)(entry.epoch)
+        })
+    }
+
+    fn leave_one(&self) {
+        if let Some(renewal) = self.renewal {
+            renewal.left_one.set(true);
+        }
+    }
+
     fn bitmap(&mut self, group: u64, entry: &AllocEntry) -> Result<AllocEntry> {
         let old = read_bitmap(self.geometry, self.io, group, entry)?;
         let range = self.geometry.group(group);
@@ -116,7 +156,7 @@ impl Walk<'_> {
             demand(&bits, range, run, false)?;
             bits.unset(run.start() - range.start(), run.blocks);
         }
-        if bits == old {
+        if bits == old && !self.is_old(0, group, entry) {
             return Ok(*entry);
         }
         let free = FreeBelow { blocks: bits.free_blocks(), quads: bits.free_quads() };

@@ -16,6 +16,7 @@ use crate::format::{
 use crate::keys::{OpenFault, OpenedSlot, VolumeKey};
 use crate::node::Node;
 use crate::sealer::{OpenFailure, Sealer};
+use crate::store::find_replica;
 use crate::tree::{NodeReader, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation};
 
@@ -132,12 +133,8 @@ fn headers(
         Ok(copy) => copies.push(copy),
         Err(error) => {
             report.found(Finding::HeaderCopy { replica: false });
-            // The replica's place is only known from a header. A damaged one still may tell it, and lies at worst.
-            let len = Header::decode(&primary).map(|header| header.total_blocks * BLOCK_SIZE_U64);
-            let len = len.or_else(|_| backend.len_bytes())?;
-            let at = (len / BLOCK_SIZE_U64).saturating_sub(HEADER_BLOCKS) * BLOCK_SIZE_U64;
-            let replica = read(at).map_err(Error::from).and_then(|bytes| key.verify_header(&*env.suite, &bytes));
-            copies.push(replica.map_err(|_| error)?);
+            let open = |bytes: &[u8]| key.verify_header(&*env.suite, bytes).ok();
+            copies.push(find_replica(backend, Some(&primary), open)?.ok_or(error)?);
             return Ok(copies);
         }
     }
@@ -208,7 +205,7 @@ fn load_epochs(
             Some(Err(failure)) => report.found(Finding::Unreadable { addr: page.addr, errno: failure.errno }),
             Some(Ok(buf)) => {
                 bytes.copy_from_slice(buf.bytes());
-                if sealer.open_epoch_page(index, &bytes, &page.tag).is_err() {
+                if sealer.open_epoch_page(index, &bytes, &page.tag, checkpoint.generation, true).is_err() {
                     report.found(Finding::EpochPage { index });
                 }
             }

@@ -55,7 +55,14 @@ fn format() -> Arc<MemoryBackend> {
 
 fn open(backend: &Arc<MemoryBackend>) -> Store {
     let memory_bytes = 8 << 20;
-    let options = StoreOptions { read_only: false, anchor: None, abandon_anchor: false, volume_id: None, memory_bytes };
+    let options = StoreOptions {
+        read_only: false,
+        anchor: None,
+        abandon_anchor: false,
+        volume_id: None,
+        memory_bytes,
+        max_epochs: MAX_EPOCHS,
+    };
     Store::open(backend.clone(), &key(), &options, &env()).unwrap()
 }
 

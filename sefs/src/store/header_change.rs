@@ -13,8 +13,8 @@
 use alloc::vec::Vec;
 
 use crate::backend::Io;
-use crate::error::{Error, Invalid, Posix, Result, Tampered};
-use crate::format::{HEADER_BLOCKS, HEADER_LEN, Header, KeySlot, MAX_KEY_SLOTS, MAX_SLOT_BODY};
+use crate::error::{Error, Invalid, Posix, Result};
+use crate::format::{AnchorKind, HEADER_BLOCKS, Header, KeySlot, MAX_KEY_SLOTS, MAX_SLOT_BODY};
 use crate::keys::VolumeKey;
 use crate::store::checkpoint::Occasion;
 use crate::store::{Anchored, Store};
@@ -55,25 +55,20 @@ impl Store {
         self.accept(alloc::vec![self.header_digest, *verified.digest()])?;
         self.write_header(Copy::Primary, &bytes)?;
         (self.header, self.header_digest) = (next, *verified.digest());
+        self.rebind_anchor()?;
         self.accept(alloc::vec![self.header_digest])
     }
 
-    /// Before a mount's first checkpoint: both copies are made the header that the mount was opened with, and a change that
-    /// was under way ends with it.
-    pub(super) fn settle_header(&self) -> Result<()> {
-        let (chosen, other) = match self.replayed.header_replica {
-            true => (Copy::Replica, Copy::Primary),
-            false => (Copy::Primary, Copy::Replica),
-        };
-        let bytes = self.read_header(chosen)?;
-        if self.suite().sha256(&[&bytes]) != self.header_digest {
-            return Err(Tampered::Header.into());
-        }
-        if self.read_header(other)? != bytes {
-            self.write_header(other, &bytes)?;
-        }
+    /// Before a mount's first checkpoints: a change that was cut short ends with the header that the mount was opened with.
+    /// After them the other copy is accepted no more, and is written over.
+    pub(super) fn settle_header(&self) {
         self.slots.lock().newest.accepted_headers = alloc::vec![self.header_digest];
-        Ok(())
+    }
+
+    /// The header that is current has changed: an anchor that binds its digest follows, while the slot accepts both.
+    fn rebind_anchor(&self) -> Result<()> {
+        let binds = self.anchored.lock().as_ref().is_some_and(|it| it.anchor.kind() == AnchorKind::ContentBound);
+        if binds { self.anchor_accepted() } else { Ok(()) }
     }
 
     /// Whether an anchor's digest is that of this state under one of the headers that a checkpoint accepts.
@@ -97,10 +92,6 @@ impl Store {
             self.slots.lock().newest.accepted_headers = before;
         }
         written
-    }
-
-    fn read_header(&self, copy: Copy) -> Result<Vec<u8>> {
-        Ok(self.backend.read_at(self.copy_offset(copy), HEADER_LEN)?.bytes().to_vec())
     }
 
     fn write_header(&self, copy: Copy, bytes: &[u8]) -> Result<()> {

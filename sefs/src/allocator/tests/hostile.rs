@@ -108,7 +108,7 @@ fn what_is_not_in_use_cannot_be_released_nor_taken_twice() {
     let taken = fresh.allocate_data(&disk, free - 1, false).unwrap();
     assert!(taken.iter().all(|run| run.end() <= stray.start() || run.start() > stray.start()));
     fresh.freeze();
-    assert_eq!(fresh.write_pages(&disk).map(drop), corrupt(stray.start()));
+    assert_eq!(fresh.write_pages(&disk, None).map(drop), corrupt(stray.start()));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn what_waits_or_is_being_discarded_cannot_be_released_again() {
     runs.iter().copied().for_each(again);
     allocator.freeze();
     runs.iter().copied().for_each(again);
-    allocator.write_pages(&disk).unwrap();
+    allocator.write_pages(&disk, None).unwrap();
     runs.iter().copied().for_each(again);
     allocator.finish(Generation(2)).unwrap();
     runs.iter().copied().for_each(again);
@@ -141,5 +141,5 @@ fn a_checkpoint_takes_no_block_that_its_pages_say_is_in_use() {
     allocator.freeze();
     // No call leads here; the pages are the last to notice a mistake of ours.
     allocator.state.lock().sets.frozen.as_mut().unwrap().taken.insert(run).unwrap();
-    assert_eq!(allocator.write_pages(&disk), Err(Corrupt::Allocation(run.addr).into()));
+    assert_eq!(allocator.write_pages(&disk, None), Err(Corrupt::Allocation(run.addr).into()));
 }
