@@ -10,5 +10,7 @@ mod from;
 mod fsck;
 #[path = "cli/mkfs.rs"]
 mod mkfs;
+#[path = "cli/sealing.rs"]
+mod sealing;
 #[path = "cli/speech.rs"]
 mod speech;
