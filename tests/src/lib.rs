@@ -4,7 +4,7 @@
 //! campaign ─► attack, explore ─► image, simulator, loss, shrink
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
 //!           ├─► play ──────► world ─► ledger
-//!           └─► vault, faulty, interposed ─► recorder ─► disk; seed, watchdog
+//!           └─► vault, faulty, thin, interposed ─► recorder ─► disk; seed, watchdog
 //! ```
 pub mod attack;
 pub mod campaign;
@@ -24,6 +24,7 @@ pub mod seed;
 pub mod shrink;
 pub mod simulator;
 pub mod stage;
+pub mod thin;
 pub mod tree;
 pub mod vault;
 pub mod walk;

@@ -49,7 +49,7 @@ use crate::suite::{Nonce, Tag};
 use crate::sync::Mutex;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation};
 
-pub(crate) use geometry::Geometry;
+pub(crate) use geometry::{Geometry, QUAD_BLOCKS};
 pub(crate) use sets::Pin;
 
 use sets::Pins;
@@ -130,6 +130,18 @@ pub(crate) struct Counts {
     pub(crate) free_quads: u64,
     /// Blocks that plain data leave to others.
     pub(crate) reserve_blocks: u64,
+}
+
+impl Counts {
+    /// Free blocks whose quad is not free as a whole.
+    pub(crate) fn broken_blocks(&self) -> u64 {
+        self.free_blocks.saturating_sub(self.free_quads * QUAD_BLOCKS)
+    }
+
+    /// Free quads that are left when so many blocks more are taken for data while quads are scarce.
+    pub(crate) fn quads_without(&self, blocks: u64) -> u64 {
+        self.free_quads.saturating_sub(blocks.saturating_sub(self.broken_blocks()).div_ceil(QUAD_BLOCKS))
+    }
 }
 
 /// The allocator of one volume. All methods take `&self`.
@@ -272,6 +284,15 @@ impl Allocator {
         let mut state = self.state.lock();
         state.ripen(&self.pins);
         state.counts()
+    }
+
+    /// As [`Allocator::counts`], with every free quad counted, for which pages may have to be read.
+    pub(crate) fn exact_counts(&self, io: &dyn PageIo) -> Result<Counts> {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.know_quads(io)?;
+        state.resolve_all(io)?;
+        Ok(state.counts())
     }
 
     /// Takes out runs of at least 1 MiB that became free, for the caller to discard and then to report with

@@ -117,7 +117,9 @@ impl State {
         }
         let floor_quads = floor.div_ceil(QUAD_BLOCKS);
         let mut runs = Vec::new();
-        let done = if self.free_quads >= floor_quads.saturating_add(blocks) {
+        // Who may use the reserve still breaks none of its quads while there are other blocks.
+        let plenty = self.reserve_blocks.div_ceil(QUAD_BLOCKS).saturating_add(blocks);
+        let done = if self.free_quads >= plenty {
             self.take_any(io, blocks, &mut runs)
         } else {
             self.take_thriftily(io, blocks, floor_quads, &mut runs)

@@ -175,6 +175,7 @@ impl Store {
         for _ in 0..self.sealer.epoch_page_count(&dead) {
             epoch_homes.push(self.alloc.allocate_block(self, Interval::Frozen)?);
         }
+        self.try_homes(&epoch_homes)?;
         self.page_epochs.lock().clear();
         let is_old = |epoch| order.epochs.contains(&epoch);
         let renewal = Renewal { groups: slice.groups.clone(), is_old: &is_old, left_one: Cell::new(false) };
@@ -229,7 +230,7 @@ impl Store {
                 at += run;
             }
             writes.sort_unstable_by_key(|(addr, _)| *addr);
-            self.submit(join_writes(self, &writes))?;
+            self.submit_unnamed(join_writes(self, &writes))?;
         }
         Ok(())
     }
@@ -273,6 +274,17 @@ impl Store {
         let merged = merge::try_apply(self, writer, self.node_size, root, &mut changes)?;
         writer.totals.add(changes.totals);
         Ok(merged)
+    }
+
+    /// Writes to the places of the epoch table before anything depends on it: a host that has no space for them says so while
+    /// the checkpoint can be taken back.
+    fn try_homes(&self, homes: &[BlockAddr]) -> Result<()> {
+        let zeros = |addr: &BlockAddr| {
+            let mut buf = self.backend.buffer(BLOCK_SIZE);
+            buf.bytes_mut().fill(0);
+            Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }
+        };
+        self.submit_unnamed(homes.iter().map(zeros).collect())
     }
 
     /// The epoch table. The allocation pages count as live blocks of their epochs, so it is sealed after them.
@@ -371,7 +383,8 @@ impl Store {
         let extents = self.alloc.discardable();
         for extent in &extents {
             // Discarding is advice to the host; that it failed costs space there and nothing here.
-            let _ = self.backend.discard(extent.addr.0 * BLOCK_SIZE_U64, extent.blocks * BLOCK_SIZE_U64);
+            let (offset_bytes, len_bytes) = (extent.addr.0 * BLOCK_SIZE_U64, extent.blocks * BLOCK_SIZE_U64);
+            let _ = self.while_unlatched(|| self.backend.discard(offset_bytes, len_bytes))?;
         }
         self.alloc.discard_done(&extents)
     }
@@ -453,7 +466,7 @@ impl<'a> Writer<'a> {
             Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }
         });
         let writes: Vec<Io> = writes.collect();
-        self.store.submit(writes)
+        self.store.submit_unnamed(writes)
     }
 }
 
@@ -518,7 +531,7 @@ impl PageIo for Store {
     ) -> Result<(EpochId, Nonce, Tag)> {
         let mut buf = self.backend.buffer(BLOCK_SIZE);
         let proof = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
-        self.submit(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
+        self.submit_unnamed(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
         let mut epochs = self.page_epochs.lock();
         *epochs.entry(proof.epoch).or_default() += 1;
         if old.present {

@@ -3,8 +3,8 @@
 //! ```text
 //! Tx::finish ─► unlogged ─(cut: seal, log group)─► active ─(freeze)─► frozen ─(merge)─► trees, slot
 //! ```
-//! *Locks*, in the order in which they are taken: re-encryption, slots, log, layers, then the allocator's and the sealer's own.
-//! Neither I/O nor cryptography happens under the layers' lock, which readers need.
+//! *Locks*, in the order in which they are taken: re-encryption, slots, log, shares, layers, then the allocator's and the
+//! sealer's own. Neither I/O nor cryptography happens under the layers' lock, which readers need.
 //!
 //! *Security*: everything read from the backend is authenticated before it is used, under an expectation that comes from
 //! what was authenticated before. A failed write or flush latches the volume read-only.
@@ -23,6 +23,7 @@ mod reclaim;
 mod recovery;
 mod reencrypt;
 mod reseal;
+mod room;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -48,12 +49,12 @@ use crate::tree::Root;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
-pub(crate) use commit::Need;
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, Reencrypting, VolumeInfo};
 pub(crate) use read::Extent;
 pub use reclaim::WorkDone;
 pub(crate) use recovery::{Replayed, StoreOptions, find_replica, read_header};
+pub(crate) use room::Need;
 pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
@@ -63,6 +64,7 @@ use log::{Log, MAX_RING_PAGES, Ring};
 use ranges::Ranges;
 use recovery::HeaderRepair;
 use reencrypt::Reencryption;
+use room::Shares;
 
 /// Where the two checkpoint slots stand.
 const SLOT_ADDRS: [BlockAddr; 2] = [BlockAddr(16), BlockAddr(17)];
@@ -90,7 +92,9 @@ pub(crate) struct Store {
     anchored: Mutex<Option<Anchored>>,
     commit_state: Mutex<CommitState>,
     commit_done: Condvar,
-    latched: Mutex<Option<String>>,
+    /// Why nothing may be written any more. Whoever writes to the backend holds it shared until the write is done, so that no
+    /// write begins, or is still under way, once the latch is set.
+    latched: RwLock<Option<String>>,
     epoch_started: AtomicBool,
     starting: Mutex<bool>,
     last_flush: Mutex<Timestamp>,
@@ -98,6 +102,8 @@ pub(crate) struct Store {
     node_count: AtomicU64,
     unflushed: Unflushed,
     flushing: Mutex<()>,
+    shares: Mutex<Shares>,
+    share_given_back: Condvar,
     /// Live allocation pages that came and went while a checkpoint writes them, by epoch.
     page_epochs: Mutex<BTreeMap<EpochId, i64>>,
     reencryption: Mutex<Reencryption>,

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use crate::allocator::{Extent as AddrExtent, Pin};
 use crate::backend::Io;
-use crate::error::{Corrupt, Error, Result, Tampered};
+use crate::error::{BackendError, Corrupt, Error, Posix, Result, Tampered};
 use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, RangeRecord, SpaceRecord};
 use crate::node::Node;
 use crate::sealer::OpenFailure;
@@ -263,6 +263,23 @@ impl Store {
         }
     }
 
+    /// Blocks of a range that were promised to the object and are not written yet.
+    pub(crate) fn unwritten_blocks(&self, object: ObjectId, first_block: u64, end_block: u64) -> Result<u64> {
+        if self.layers.read().unwritten() == 0 {
+            return Ok(0);
+        }
+        let (mut unwritten, mut block) = (0, first_block);
+        while block < end_block {
+            let chunk = block / CHUNK_BLOCKS;
+            let chunk_end = end_block.min((chunk + 1) * CHUNK_BLOCKS);
+            let (blocks, _pin) = self.resolve(object, chunk)?;
+            let range = (block % CHUNK_BLOCKS) as usize..(chunk_end - chunk * CHUNK_BLOCKS) as usize;
+            unwritten += blocks[range].iter().filter(|block| matches!(block, Block::Unwritten)).count() as u64;
+            block = chunk_end;
+        }
+        Ok(unwritten)
+    }
+
     /// The first block in `[from_block, end_block)` that is data, or that is a hole.
     pub(crate) fn next_extent(
         &self,
@@ -384,8 +401,19 @@ impl Store {
         Node::decode(bytes, level, self.node_size).map_err(|why| Corrupt::Node(reference.addr, why).into())
     }
 
-    /// Writes sealed blocks home in one request for each contiguous piece.
+    /// Writes what something that is durable may name. A failure latches the volume.
     pub(super) fn submit(&self, batch: Vec<Io>) -> Result<()> {
+        self.write(batch)?.map_err(|failure| self.latch(failure.into()))
+    }
+
+    /// Writes what nothing names yet. That the host has no space for it is a refusal: what was to be written is to be given
+    /// up, and nothing is lost. Any other failure latches the volume.
+    pub(super) fn submit_unnamed(&self, batch: Vec<Io>) -> Result<()> {
+        self.write(batch)?
+            .map_err(|failure| if failure.is_no_space() { Posix::NoSpace.into() } else { self.latch(failure.into()) })
+    }
+
+    fn write(&self, batch: Vec<Io>) -> Result<core::result::Result<(), BackendError>> {
         let bytes: u64 = batch
             .iter()
             .map(|io| match io {
@@ -394,8 +422,7 @@ impl Store {
             })
             .sum();
         self.unflushed.add(bytes);
-        let done = self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket));
-        done.map(drop).map_err(|failure| self.latch(failure.into()))
+        self.while_unlatched(|| self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket)).map(drop))
     }
 }
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::error::Result;
-use crate::store::{Store, Tx};
+use crate::store::{Need, Store, Tx};
 use crate::types::Timestamp;
 
 /// Chunks that one step of a tombstone resets.
@@ -38,7 +38,7 @@ impl Store {
         let (waiting, idle_ms, age_ms, half_full, unmerged) = {
             let layers = self.layers.read();
             let age = layers.oldest_change.map_or(0, |oldest| elapsed_ms(oldest, now));
-            let half_full = layers.active.record_bytes() > self.limits.unmerged_bytes / 2;
+            let half_full = layers.active.memory_bytes() > self.limits.unmerged_bytes / 2;
             (
                 !layers.unlogged.is_empty(),
                 elapsed_ms(layers.last_change, now),
@@ -105,17 +105,17 @@ impl Store {
                     }
                 }
             }
-            let mut tx = Tx::new(self);
+            let mut tx = Tx::new(self, self.make_room(Need::Release, 0)?);
             tx.reclaim(range.id, chunks, next);
             tx.finish();
             let full = {
                 let layers = self.layers.read();
-                layers.unlogged.record_bytes() > self.limits.unlogged_bytes
+                layers.unlogged.memory_bytes().max(layers.unlogged.log_bytes()) > self.limits.unlogged_bytes
             };
             if full {
                 self.cut_group()?;
             }
-            let full = self.layers.read().active.record_bytes() > self.limits.unmerged_bytes;
+            let full = self.layers.read().active.memory_bytes() > self.limits.unmerged_bytes;
             if full {
                 self.checkpoint()?;
             }

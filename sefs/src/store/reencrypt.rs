@@ -174,12 +174,12 @@ impl Store {
     /// A slice takes new places before the old ones become free. It leaves alone what accepted writes are going to need, and a
     /// quarter of the reserve, so that it neither fails them nor waits for them on a full volume.
     fn room_for_slice(&self) -> Option<Budget> {
-        let (pages, entries) = {
+        let pages = {
             let layers = self.layers.read();
             let sealing = layers.sealing.as_ref().map_or(0, |layer| layer.pages());
-            (layers.unlogged.pages() + sealing, layers.unlogged.len() + layers.active.len())
+            layers.unlogged.pages() + sealing
         };
-        if self.merge_is_tight(entries) {
+        if self.merge_is_tight() {
             return None;
         }
         let (counts, reserve) = (self.alloc.counts(), self.limits.reserve_blocks);

@@ -199,7 +199,7 @@ impl Store {
             block += extent.blocks;
             rest = later;
         }
-        self.submit(writes)
+        self.submit_unnamed(writes)
     }
 }
 

@@ -362,3 +362,5 @@ fn readers_of_an_older_state_keep_its_epochs() {
     assert!(gone >= 5, "{gone} of {} epochs are dropped once nobody reads with them", old.len());
     read_back(&store, 9);
 }
+
+mod room;

@@ -90,6 +90,15 @@ pub struct FsStat {
     pub name_max: u32,
 }
 
+/// What is left for writers, told at once: see [`Volume::room`](crate::vfs::Volume::room).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that new data may take, at least. What was deleted just now may not count yet.
+    pub available_bytes: u64,
+    /// Bytes that fallocate(2) promised to files and that are not written yet.
+    pub promised_bytes: u64,
+}
+
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
