@@ -464,24 +464,21 @@ fn five_thousand_mounts() {
     let disk = Arc::new(MemoryBackend::new(32 << 20));
     world.format_on(disk.clone(), &format_options(32 << 20)).expect("formatting");
     let options = small_memory();
-    let mut most = 0;
     for mount in 0..5000_u32 {
         let volume = world.open(disk.clone() as Arc<dyn Backend>, &options).expect("opening");
         let data = mount.to_le_bytes().repeat(700);
-        put(&volume, &format!("file {}", mount % 2500), 0, &data)
+        // A file of its own for each: what a mount sealed stays live.
+        put(&volume, &format!("file {mount}"), 0, &data)
             .unwrap_or_else(|error| panic!("mount {mount} is refused: {error}"));
         finish(volume, if mount % 5 == 0 { End::Close } else { End::Crash });
         if mount % 500 == 499 {
-            let volume = world.open(disk.clone() as Arc<dyn Backend>, &options).expect("opening");
-            most = most.max(volume.info().epochs);
-            drop(volume);
             world.check(disk.clone(), &options, &format!("mount {mount}"));
         }
     }
     let volume = world.open(disk.clone() as Arc<dyn Backend>, &options).expect("opening");
-    for mount in 2500..5000_u32 {
-        let found = get(&volume, &format!("file {}", mount % 2500), 4000).expect("a file from before");
+    for mount in 0..5000_u32 {
+        let found = get(&volume, &format!("file {mount}"), 4000).expect("a file from before");
         assert!(found == mount.to_le_bytes().repeat(700), "what mount {mount} wrote");
     }
-    assert!(most > 2048 && volume.info().epochs < 4096, "at most {most}, in the end {:?}", volume.info());
+    assert!(volume.info().epochs < 4096, "{:?}", volume.info());
 }
