@@ -452,7 +452,8 @@ impl Sealer {
             let mut entries: Vec<_> = table.epochs.iter().filter(|(id, _)| !left_out.contains(id)).collect();
             let behind = entries.split_off(entries.len().min(most_pages * ENTRIES_PER_EPOCH_PAGE));
             let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-            if behind.iter().any(|(id, _)| **id <= log_epoch) || count > MAX_EPOCHS {
+            // The log names what is left out here. It must not have sealed anything that the slot is going to name itself.
+            if behind.iter().any(|(id, epoch)| **id <= log_epoch || epoch.live_blocks != 0) || count > MAX_EPOCHS {
                 return Err(SealFailure::TooManyEpochs.into());
             }
             let pages: Vec<EpochPage> = entries.chunks(ENTRIES_PER_EPOCH_PAGE).map(page_of).collect();

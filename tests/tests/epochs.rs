@@ -176,10 +176,10 @@ fn mounts_of_a_moment_get_on_with_a_pass_of_many_slices() {
     let (mut passes, mut left) = (0, 0);
     for mount in 0..scaled(150, 2000) {
         let volume = estate.open();
-        for piece in 0..6 {
-            let name = format!("file {}", (mount * 6 + piece) % 400);
-            let offset = estate.dice.index(100_000);
-            estate.write(&volume, &name, offset, 6000).unwrap_or_else(|error| panic!("mount {mount}: {error}"));
+        for piece in 0..40 {
+            let name = format!("file {}", (mount * 40 + piece) % 400);
+            let offset = estate.dice.index(90_000);
+            estate.write(&volume, &name, offset, 9000).unwrap_or_else(|error| panic!("mount {mount}: {error}"));
         }
         finish(volume, if mount % 7 == 0 { End::Close } else { End::Crash });
         if mount % 10 == 0 {

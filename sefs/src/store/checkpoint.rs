@@ -84,6 +84,20 @@ struct Built {
     slice: Slice,
 }
 
+/// How a checkpoint failed.
+enum Failed {
+    /// Everything is as it was before.
+    TakenBack(Error),
+    /// It is unknown what a slot names. The layers and the log still hold the truth, so nothing more is written.
+    Halfway(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(failure: Error) -> Failed {
+        Failed::Halfway(failure)
+    }
+}
+
 /// Ring blocks that are copied home in one request.
 const COPY_BLOCKS: usize = 256;
 
@@ -102,23 +116,27 @@ impl Store {
     pub(super) fn checkpoint_with(&self, occasion: Occasion, order: &Order<'_>) -> Result<Slice> {
         let mut slots = self.slots.lock();
         self.check_latch()?;
-        let result = self.run_checkpoint(&mut slots, occasion, order);
-        // Half of it may be on the backend, but no slot names it. The layers and the log still hold the truth; what is
-        // unknown is the backend, so nothing more is written.
-        // One that was taken back whole leaves everything as it was; after any other failure it is unknown what a slot names.
-        match result {
-            Err(failure) if self.layers.read().frozen.is_none() => Err(failure),
-            result => result.map_err(|failure| self.latch(failure)),
-        }
+        self.run_checkpoint(&mut slots, occasion, order).map_err(|failed| match failed {
+            Failed::TakenBack(failure) => failure,
+            Failed::Halfway(failure) => self.latch(failure),
+        })
     }
 
-    fn run_checkpoint(&self, slots: &mut Slots, occasion: Occasion, order: &Order<'_>) -> Result<Slice> {
+    fn run_checkpoint(
+        &self,
+        slots: &mut Slots,
+        occasion: Occasion,
+        order: &Order<'_>,
+    ) -> core::result::Result<Slice, Failed> {
         let generation = self.next_generation();
         let frozen = self.freeze();
         let built = match self.build(&frozen, generation, slots, order) {
             Ok(built) => built,
             // No slot names anything of it, so it can be taken back; a failed write has latched the volume by itself.
-            Err(failure) => return self.thaw(frozen).and(Err(failure)),
+            Err(failure) => {
+                self.thaw(frozen)?;
+                return Err(Failed::TakenBack(failure));
+            }
         };
         let needed = slots.newest.log_epoch;
         let mut next = slots.newest.clone();

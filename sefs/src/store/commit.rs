@@ -8,7 +8,8 @@ use alloc::sync::Arc;
 use crate::anchor::{Anchor, AnchorState, state_digest};
 use crate::error::{AnchorError, Error, Latched, Posix, Result};
 use crate::format::{AnchorKind, AnchorPolicy};
-use crate::store::{Store, data_blocks};
+use crate::store::layer::Layer;
+use crate::store::{Limits, Store, data_blocks};
 use crate::suite::Tag;
 use crate::types::Lsn;
 
@@ -35,14 +36,27 @@ pub(super) struct Anchored {
 
 /// What waits for being logged or merged.
 struct Waiting {
-    unlogged_bytes: usize,
-    unlogged_pages: u64,
+    /// Bytes and pages.
+    unlogged: (usize, u64),
+    /// Bytes and pages of what is being cut: if the host refuses that, it is unlogged again.
+    sealing: (usize, u64),
     unmerged_bytes: usize,
     ranges: usize,
 }
 
 /// Checkpoints that a group may need before the ring has room for it: two empty the ring, others may fill it meanwhile.
 const MAX_RING_CHECKPOINTS: usize = 8;
+
+impl Waiting {
+    /// Whether it is time for a cut. One that is under way does not hold up the next layer's writers before that layer is full.
+    fn is_much(&self, limits: &Limits) -> bool {
+        let (bytes, pages) = self.unlogged;
+        bytes > limits.unlogged_bytes
+            || pages > limits.unlogged_pages
+            || bytes + self.sealing.0 > 2 * limits.unlogged_bytes
+            || pages + self.sealing.1 > 2 * limits.unlogged_pages
+    }
+}
 
 impl Store {
     /// Makes all operations so far durable.
@@ -198,10 +212,7 @@ impl Store {
     pub(super) fn slow_down(&self) -> Result<()> {
         let waiting = self.waiting();
         let exhausted = self.sealer.exhausted();
-        if exhausted
-            || waiting.unlogged_bytes > self.limits.unlogged_bytes
-            || waiting.unlogged_pages > self.limits.unlogged_pages
-        {
+        if exhausted || waiting.is_much(&self.limits) {
             self.cut_group()?;
         }
         if exhausted {
@@ -222,9 +233,10 @@ impl Store {
 
     fn waiting(&self) -> Waiting {
         let layers = self.layers.read();
+        let of = |layer: &Layer| (layer.memory_bytes().max(layer.log_bytes()), layer.pages());
         Waiting {
-            unlogged_bytes: layers.unlogged.memory_bytes().max(layers.unlogged.log_bytes()),
-            unlogged_pages: layers.unlogged.pages(),
+            unlogged: of(&layers.unlogged),
+            sealing: layers.sealing.as_deref().map_or((0, 0), of),
             unmerged_bytes: layers.active.memory_bytes(),
             ranges: layers.ranges.len(),
         }

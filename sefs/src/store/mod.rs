@@ -97,7 +97,7 @@ pub(crate) struct Store {
     /// write begins, or is still under way, once the latch is set.
     latched: RwLock<Option<String>>,
     epoch_started: AtomicBool,
-    starting: Mutex<bool>,
+    start: Mutex<Start>,
     last_flush: Mutex<Timestamp>,
     generation: AtomicU64,
     node_count: AtomicU64,
@@ -111,6 +111,16 @@ pub(crate) struct Store {
     replayed: Replayed,
     /// Copies of the header that were damaged when the volume was opened.
     header_repair: Mutex<HeaderRepair>,
+}
+
+/// How far a mount's start has come. A checkpoint that was refused, by a host without space say, is tried again; what was done
+/// before it is not: the slot that was damaged may hold the newest checkpoint by then.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Accepted,
+    EpochDrawn,
+    EpochNamed,
+    Done,
 }
 
 /// Bounds on what a mount holds in memory or leaves undone.
@@ -257,22 +267,28 @@ impl Store {
         if self.epoch_started.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut starting = self.starting.lock();
-        if *starting {
+        let mut start = self.start.lock();
+        if *start == Start::Accepted {
+            // The anchor first moves to the state that was accepted: two crashes in a row must not leave it behind both slots.
+            self.anchor_accepted()?;
+            self.give_up_damaged_slot()?;
+            self.settle_header();
+            let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
+            self.log.lock().epoch = epoch;
+            *start = Start::EpochDrawn;
+        }
+        if *start == Start::EpochDrawn {
+            self.checkpoint_for(Occasion::EpochStart)?;
+            *start = Start::EpochNamed;
+        }
+        if *start == Start::Done {
             return Ok(());
         }
-        // The anchor first moves to the state that was accepted: two crashes in a row must not leave it behind both slots.
-        self.anchor_accepted()?;
-        self.give_up_damaged_slot()?;
-        self.settle_header();
-        let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
-        self.log.lock().epoch = epoch;
-        self.checkpoint_for(Occasion::EpochStart)?;
         self.checkpoint_for(Occasion::Ordinary)?;
         self.repair_headers()?;
-        *starting = true;
+        *start = Start::Done;
         self.epoch_started.store(true, Ordering::Release);
-        drop(starting);
+        drop(start);
         self.pay_for_epoch();
         self.check_latch()
     }

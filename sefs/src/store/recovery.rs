@@ -36,7 +36,7 @@ use crate::store::commit::Anchored;
 use crate::store::layer::Layer;
 use crate::store::log::{Log, Ring};
 use crate::store::read::range_of;
-use crate::store::{Geometry, Layers, Limits, Store, Unflushed};
+use crate::store::{Geometry, Layers, Limits, Start, Store, Unflushed};
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::{self, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64};
@@ -227,9 +227,16 @@ fn check_length(backend: &dyn Backend, header: &Header) -> Result<()> {
 
 /// The slots that authenticate, the newest last.
 fn open_slots(backend: &dyn Backend, sealer: &Sealer) -> Result<Vec<OpenedSlot>> {
-    let mut slots = Vec::new();
+    let (mut slots, mut unreadable) = (Vec::new(), None);
     for index in [0, 1] {
-        let bytes = read_slot(backend, index)?;
+        let bytes = match read_slot(backend, index) {
+            Ok(bytes) => bytes,
+            // A write that lost its power can leave a sector that cannot be read: as good as one that does not authenticate.
+            Err(failure) => {
+                unreadable = Some(failure);
+                continue;
+            }
+        };
         match sealer.open_checkpoint(index, &bytes) {
             Ok(opened) => slots.push(OpenedSlot { index, opened, bytes }),
             Err(OpenFault::Auth) => {}
@@ -237,7 +244,10 @@ fn open_slots(backend: &dyn Backend, sealer: &Sealer) -> Result<Vec<OpenedSlot>>
         }
     }
     slots.sort_by_key(|slot| slot.opened.checkpoint.generation);
-    Ok(slots)
+    match unreadable {
+        Some(failure) if slots.is_empty() => Err(failure),
+        _ => Ok(slots),
+    }
 }
 
 fn damaged(slots: &[OpenedSlot]) -> Option<u8> {
@@ -337,7 +347,7 @@ fn build(
         commit_done: Condvar::new(),
         latched: RwLock::new(None),
         epoch_started: AtomicBool::new(false),
-        starting: Mutex::new(false),
+        start: Mutex::new(Start::Accepted),
         last_flush: Mutex::new(env.clock.now()),
         unflushed: Unflushed::default(),
         flushing: Mutex::new(()),

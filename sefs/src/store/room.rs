@@ -17,6 +17,7 @@
 use crate::allocator::{Counts, QUAD_BLOCKS};
 use crate::error::{Posix, Result};
 use crate::format::{RECORD_HEAD_LEN, XATTR_PART_LEN};
+use crate::store::layer::Layer;
 use crate::store::log::group_estimate;
 use crate::store::tx::MAX_PREALLOCATE_BLOCKS;
 use crate::store::{Store, Tx};
@@ -92,7 +93,7 @@ enum Shortage {
     Merge,
 }
 
-/// What stands in the layers.
+/// What stands in the layers. What is being cut counts as unlogged until its group is written: it may be put back.
 #[derive(Clone, Copy)]
 struct Standing {
     unlogged_bytes: usize,
@@ -224,7 +225,7 @@ impl Store {
             }
             drop(shares);
             match shortage {
-                Shortage::Log if self.layers.read().unlogged.is_empty() => return Err(Posix::NoSpace.into()),
+                Shortage::Log if self.nothing_to_log() => return Err(Posix::NoSpace.into()),
                 Shortage::Log => self.cut_group()?,
                 Shortage::Space | Shortage::Merge if spent => return Err(Posix::NoSpace.into()),
                 Shortage::Space | Shortage::Merge => {
@@ -258,13 +259,19 @@ impl Store {
         Ok((!self.can_merge(need, &counts, &standing, all)).then_some(Shortage::Merge))
     }
 
+    fn nothing_to_log(&self) -> bool {
+        let layers = self.layers.read();
+        layers.unlogged.is_empty() && layers.sealing.is_none()
+    }
+
     fn standing(&self) -> Standing {
         let layers = self.layers.read();
-        let sealing = layers.sealing.as_ref().map_or(0, |layer| layer.pages());
+        let sealing = layers.sealing.as_deref();
+        let pages = layers.unlogged.pages() + sealing.map_or(0, Layer::pages);
         Standing {
-            unlogged_bytes: layers.unlogged.log_bytes(),
-            unlogged_pages: layers.unlogged.pages(),
-            pages: layers.unlogged.pages() + sealing,
+            unlogged_bytes: layers.unlogged.log_bytes() + sealing.map_or(0, Layer::log_bytes),
+            unlogged_pages: pages,
+            pages,
             unwritten: layers.unwritten(),
             entries: layers.stack().map(|layer| layer.len() as u64).sum(),
             record_bytes: layers.stack().map(|layer| layer.log_bytes()).sum(),
