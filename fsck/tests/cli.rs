@@ -10,5 +10,7 @@ mod from;
 mod fsck;
 #[path = "cli/mkfs.rs"]
 mod mkfs;
+#[path = "cli/repair.rs"]
+mod repair;
 #[path = "cli/speech.rs"]
 mod speech;

@@ -353,7 +353,6 @@ impl Sealer {
     }
 
     /// Sets the count of an epoch, as a check of the whole volume found it.
-    #[cfg(test)]
     pub(crate) fn set_live(&self, id: EpochId, live_blocks: u64) {
         if let Some(epoch) = self.table.write().epochs.get_mut(&id) {
             epoch.live_blocks = live_blocks;

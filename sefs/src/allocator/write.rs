@@ -10,6 +10,7 @@ use super::free::State;
 use super::geometry::{FreeBelow, Geometry, PAGE_CHILDREN, span};
 use super::intervals::IntervalSet;
 use super::pages::{Summary, read_bitmap, read_summary, saturated, slot, sum};
+use super::rebuild::is_made;
 use super::sets::Phase;
 use super::{Extent, PageIo};
 use crate::error::{Corrupt, Result};
@@ -75,14 +76,14 @@ impl Walk<'_> {
         let mut changed = false;
         let end = (index + 1) * PAGE_CHILDREN;
         let mut child = index * PAGE_CHILDREN;
-        while let Some(next) = self.next_touched(level - 1, child).filter(|next| *next < end) {
+        while let Some(next) = self.next_to_write(level - 1, child, &summary).filter(|next| *next < end) {
             let old = summary[slot(next)];
             let new = self.page(level - 1, next, &old)?;
             changed |= new != old;
             summary[slot(next)] = new;
             child = next + 1;
         }
-        if !changed {
+        if !changed && !is_made(entry) {
             return Ok(*entry);
         }
         let mut page = Box::new([0; BLOCK_SIZE]);
@@ -94,6 +95,14 @@ impl Walk<'_> {
             *known = Arc::from(summary);
         }
         self.write(level, index, entry, &page, free)
+    }
+
+    /// The first child of `summary`, from `child` on, whose blocks change or that was made and never written.
+    fn next_to_write(&self, level: u8, child: u64, summary: &Summary) -> Option<u64> {
+        let made = summary.iter().skip(slot(child)).position(is_made);
+        // A page has 64 children. At its end there is none left to look at, whatever the slot says.
+        let made = made.and_then(|ahead| u64::try_from(ahead).ok()).map(|ahead| child + ahead);
+        self.next_touched(level, child).into_iter().chain(made).min()
     }
 
     /// The first page of a level, from `index` on, whose blocks change.
@@ -116,7 +125,7 @@ impl Walk<'_> {
             demand(&bits, range, run, false)?;
             bits.unset(run.start() - range.start(), run.blocks);
         }
-        if bits == old {
+        if bits == old && !is_made(entry) {
             return Ok(*entry);
         }
         let free = FreeBelow { blocks: bits.free_blocks(), quads: bits.free_quads() };

@@ -16,7 +16,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::allocator::{Extent, Interval, PageIo};
+use crate::allocator::{Extent, Interval, PageIo, is_made};
 use crate::backend::{Backend, HostBuf, Io};
 use crate::error::{Error, Invalid, Result, RolledBack, Tampered};
 use crate::format::{
@@ -433,9 +433,10 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
 
     fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<Change> {
         let key = space_key(object);
-        let old = match crate::tree::get(self.store, self.root, key)? {
-            Some(bytes) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
-            None => 0,
+        let old = match (self.store.corrected_space(object), crate::tree::get(self.store, self.root, key)?) {
+            (Some(blocks), _) => blocks,
+            (None, Some(bytes)) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
+            (None, None) => 0,
         };
         let blocks = old.saturating_add_signed(delta);
         Ok((key, (blocks > 0).then(|| SpaceRecord { data_blocks: blocks }.encode())))
@@ -537,6 +538,10 @@ impl PageIo for Store {
         addr: BlockAddr,
         entry: &AllocEntry,
     ) -> Result<Box<[u8; BLOCK_SIZE]>> {
+        let made = if is_made(entry) { self.made_page(level, first_group) } else { None };
+        if let Some(page) = made {
+            return Ok(page);
+        }
         let buf = self.backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
         let mut page = Box::new([0u8; BLOCK_SIZE]);
         page.copy_from_slice(buf.bytes());

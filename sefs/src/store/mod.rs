@@ -11,6 +11,7 @@
 
 mod checkpoint;
 mod commit;
+mod correct;
 mod format;
 mod info;
 mod layer;
@@ -45,6 +46,7 @@ use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
 pub(crate) use commit::Need;
+pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, VolumeInfo};
 pub(crate) use read::Extent;
@@ -92,6 +94,10 @@ pub(crate) struct Store {
     /// Live allocation pages that came and went while a checkpoint writes them, by epoch.
     page_epochs: Mutex<BTreeMap<EpochId, i64>>,
     replayed: Replayed,
+    /// What a repair lays over the volume.
+    corrections: Option<Arc<Corrections>>,
+    /// The generation that the first checkpoint of the mount follows.
+    opened_at: Generation,
 }
 
 /// Bounds on what a mount holds in memory or leaves undone.

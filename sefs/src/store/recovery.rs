@@ -22,7 +22,7 @@ use crate::anchor::{Anchor, AnchorState};
 use crate::backend::Backend;
 use crate::cache::ByteCache;
 use crate::env::Env;
-use crate::error::{Corrupt, Incompatible, Malformed, Result, RolledBack, Tampered};
+use crate::error::{Corrupt, Error, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
     AnchorBinding, AnchorPolicy, BlockLoc, BlockState, Checkpoint, FILES_TREE, GROUP_PREFIX_LEN, GroupBody,
     GroupPrefix, HEADER_LEN, Header, Key, Kind, LogRecord, Patch, SYSTEM_TREE, VerifiedHeader,
@@ -31,6 +31,7 @@ use crate::keys::{self, OpenFault, VolumeKey};
 use crate::sealer::Sealer;
 use crate::store::checkpoint::{Slots, read_slot};
 use crate::store::commit::Anchored;
+use crate::store::correct::Corrections;
 use crate::store::layer::Layer;
 use crate::store::log::{Log, Ring, group_blocks};
 use crate::store::read::range_of;
@@ -38,7 +39,7 @@ use crate::store::{Geometry, Layers, Limits, Store, Unflushed};
 use crate::suite::Tag;
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::{self, Root};
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Lsn};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn};
 
 /// How to open a store.
 pub(crate) struct StoreOptions {
@@ -47,6 +48,8 @@ pub(crate) struct StoreOptions {
     pub(crate) abandon_anchor: bool,
     pub(crate) volume_id: Option<[u8; 16]>,
     pub(crate) memory_bytes: usize,
+    /// What a repair lays over the volume.
+    pub(crate) corrections: Option<Arc<Corrections>>,
 }
 
 /// What recovery found.
@@ -145,6 +148,7 @@ impl Store {
             load_epochs(&*backend, &sealer, &older.opened.checkpoint)?;
         }
         let store = build(backend, sealer, header, &newest, damaged_slot, options, env)?;
+        store.correct_counts();
         store.replay(&newest, older, anchored)
     }
 
@@ -152,9 +156,14 @@ impl Store {
     fn replay(mut self, newest: &OpenedSlot, older: Option<&OpenedSlot>, anchored: Option<Anchored>) -> Result<Store> {
         self.load_ranges()?;
         let start = chain_start(newest);
-        let chain = self.scan_log(start, newest.opened.checkpoint.clean)?;
+        let cut = self.corrections.as_ref().and_then(|corrections| corrections.log_end);
+        let chain = self.scan_log(start, newest.opened.checkpoint.clean, cut)?;
         let keep = self.whole_groups(&chain)?;
         if let Some(mut anchored) = anchored {
+            if cut.is_some() {
+                // What the anchor confirmed is never given up under its eyes.
+                return Err(RolledBack::Anchor { counter: anchored.state.counter }.into());
+            }
             self.verify_anchor(&anchored, newest, older, &chain.groups[..keep])?;
             anchored.slot_salt = newest.opened.salt;
             *self.anchored.lock() = Some(anchored);
@@ -162,7 +171,11 @@ impl Store {
         if let Some(older) = older
             && !self.read_only
         {
-            self.alloc.hold_released(&self, &older.opened.checkpoint.alloc_root)?;
+            match self.alloc.hold_released(&self, &older.opened.checkpoint.alloc_root) {
+                // Pages that are given up cannot tell what the older slot needs; it is the first to be overwritten.
+                Err(Error::Tampered(_) | Error::Corrupt(_) | Error::Backend(_)) if self.has_made_pages() => {}
+                held => held?,
+            }
         }
         let mut end = start;
         for group in &chain.groups[..keep] {
@@ -181,6 +194,7 @@ impl Store {
             log.flushed = end.lsn.min(chain.flushed.max(start.lsn));
             log.sequence = self.layers.read().sequence;
         }
+        self.correct_records()?;
         self.replayed.groups = keep as u64;
         self.replayed.dropped = (chain.groups.len() - keep) as u64 + u64::from(chain.torn);
         Ok(self)
@@ -197,7 +211,8 @@ impl Store {
     }
 
     /// Follows the chain of groups from `start`, then looks for flushed groups behind its end.
-    fn scan_log(&self, start: ChainPoint, clean: bool) -> Result<Chain> {
+    /// A break at `cut` is accepted.
+    fn scan_log(&self, start: ChainPoint, clean: bool, cut: Option<Lsn>) -> Result<Chain> {
         let mut chain = Chain { groups: Vec::new(), flushed: start.lsn, torn: false };
         let mut at = start;
         while let Some((group, body)) = self.next_group(&at, start.lsn)? {
@@ -215,7 +230,11 @@ impl Store {
         if !clean {
             let behind = self.flushed_behind(at.lsn, Lsn(start.lsn.0 + self.ring.blocks))?;
             if behind.is_some_and(|flushed| flushed > at.lsn) {
-                return Err(Tampered::LogGroup { lsn: at.lsn }.into());
+                if cut != Some(at.lsn) {
+                    return Err(Tampered::LogGroup { lsn: at.lsn }.into());
+                }
+                // What stands behind confirms everything before the cut.
+                (chain.flushed, chain.torn) = (at.lsn, false);
             }
         }
         Ok(chain)
@@ -392,7 +411,7 @@ impl Store {
         // The slot was written and the anchor had not advanced yet: the anchor's state is on the way from the slot before.
         if let Some(older) = older {
             let from = chain_start(older);
-            let chain = self.scan_log(from, true)?;
+            let chain = self.scan_log(from, true, None)?;
             let closed = &newest.opened.checkpoint;
             let meets = |lsn: Lsn, tag: &Tag| (lsn, tag) == (closed.log_start, &closed.previous_tag);
             let joins = meets(from.lsn, &from.tag)
@@ -532,7 +551,12 @@ fn build(
     }
     let limits = Limits::new(options.memory_bytes, &header, &geometry);
     let generation = checkpoint.generation;
-    let allocator = Allocator::new(geometry, checkpoint.alloc_root, checkpoint.free_blocks, generation)?;
+    let made = options.corrections.as_ref().and_then(|corrections| corrections.allocation.as_ref());
+    let (alloc_root, free_blocks) = match made {
+        Some(made) => (made.root, geometry.free_blocks(&made.root)),
+        None => (checkpoint.alloc_root, checkpoint.free_blocks),
+    };
+    let allocator = Allocator::new(geometry, alloc_root, free_blocks, generation)?;
     allocator.set_reserve(limits.reserve_blocks);
     let node_size = usize::try_from(header.node_size_bytes).map_err(|_| Malformed::HeaderField("node size"))?;
     let layers = Layers {
@@ -581,6 +605,8 @@ fn build(
         layers: RwLock::new(layers),
         log: Mutex::new(log),
         generation: AtomicU64::new(last_generation(&checkpoint, damaged_slot)),
+        opened_at: Generation(last_generation(&checkpoint, damaged_slot)),
+        corrections: options.corrections.clone(),
         node_count: AtomicU64::new(checkpoint.nodes),
         slots: Mutex::new(Slots {
             newest_salt: newest.opened.salt,

@@ -34,7 +34,14 @@ fn format(size_bytes: u64) -> Arc<MemoryBackend> {
 }
 
 fn open(backend: &Arc<MemoryBackend>, memory_bytes: usize) -> Store {
-    let options = StoreOptions { read_only: false, anchor: None, abandon_anchor: false, volume_id: None, memory_bytes };
+    let options = StoreOptions {
+        read_only: false,
+        anchor: None,
+        abandon_anchor: false,
+        volume_id: None,
+        memory_bytes,
+        corrections: None,
+    };
     Store::open(backend.clone(), &key(), &options, &env()).unwrap()
 }
 

@@ -308,5 +308,6 @@ fn store_options(options: &OpenOptions) -> StoreOptions {
         abandon_anchor: options.abandon_anchor,
         volume_id: options.volume_id,
         memory_bytes: options.memory_bytes,
+        corrections: None,
     }
 }
