@@ -68,7 +68,13 @@ fn counts_of_records_are_put_right_without_loss() {
     records_put_right(|tx| tx.put(inode_key(ROOT), Inode { links: 2, ..root() }.encode()), "link-count");
     records_put_right(|tx| tx.put(inode_key(ROOT), Inode { entries: 5, ..root() }.encode()), "entry-count");
     records_put_right(|tx| tx.put(inode_key(ROOT), Inode { subdirs: 2, ..root() }.encode()), "subdir-count");
-    records_put_right(|tx| tx.count_inodes(1), "inode-count");
+    records_put_right(
+        |tx| {
+            tx.put(inode_key(DIR), dir().encode());
+            tx.count_inodes(1);
+        },
+        "inode-count",
+    );
     records_put_right(
         |tx| {
             let ino = NEXT_ID + 60;
@@ -93,8 +99,8 @@ fn counts_of_records_are_put_right_without_loss() {
 
 #[test]
 fn what_no_directory_names_is_found_in_lost_and_found() {
-    records_put_right(|tx| tx.delete(entry_key(ROOT, b"large", 0)), "reconnected");
-    records_put_right(|tx| tx.delete(entry_key(ROOT, b"dir", 0)), "reconnected");
+    records_put_right(|tx| tx.delete(entry_key(ROOT, b"large", 0)), "link-count");
+    records_put_right(|tx| tx.delete(entry_key(ROOT, b"dir", 0)), "directory-names");
     let (backend, store) = sample();
     let mut tx = store.begin(Need::Metadata).unwrap();
     tx.delete(entry_key(ROOT, b"large", 0));
