@@ -62,7 +62,8 @@ impl Config {
         Config::parse(path, &text).map(Some)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Config, Failure> {
+    /// Reads the table's text; `path` is for messages only.
+    pub fn parse(path: &Path, text: &str) -> Result<Config, Failure> {
         let config: Config = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;

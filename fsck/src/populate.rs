@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use sefs::error::{Error, Posix};
@@ -104,6 +104,24 @@ impl Survey {
         self.block_bytes.saturating_add(self.record_bytes)
     }
 
+    /// Counts one step of a walk.
+    pub fn count(&mut self, item: &Item) {
+        match item {
+            Item::Enter(entry) | Item::Special(entry) => self.inode(&entry.name),
+            Item::Symlink(entry, target) => {
+                self.inode(&entry.name);
+                self.records(24 + target.len() as u64);
+            }
+            Item::Link { name, .. } => self.records(ENTRY_BYTES + name.len() as u64),
+            Item::File(entry) => {
+                self.inode(&entry.name);
+                self.files += 1;
+                self.data(entry.size, entry.data_bytes);
+            }
+            _ => {}
+        }
+    }
+
     /// A size for a volume that holds the tree with a quarter of headroom; at least 64 MiB, whole MiB.
     pub fn size_bytes(&self) -> u64 {
         // Tree nodes are on average not full, attributes were not counted, and log and reserve take their share.
@@ -144,7 +162,7 @@ pub fn populate(
                 _ => ControlFlow::Break(()),
             })
         });
-        let written = Writer::new(volume, root, stop, on).run(receiver);
+        let written = populate_from(volume, root, receiver, stop, on);
         let read = match reader.join() {
             Ok(read) => read.map_err(PopulateError::Source),
             Err(panic) => std::panic::resume_unwind(panic),
@@ -155,6 +173,18 @@ pub fn populate(
             (Ok(counts), Ok(())) => Ok(counts),
         }
     })
+}
+
+/// The same from steps of a walk, whoever made them. `root` is for messages only. Names, attributes and contents may be
+/// anything; the steps follow one another as the invariants of [`crate::source`] say.
+pub fn populate_from(
+    volume: &Volume,
+    root: &Path,
+    items: impl IntoIterator<Item = Item>,
+    stop: &AtomicBool,
+    on: &mut dyn FnMut(Step<'_>),
+) -> Result<Counts, PopulateError> {
+    Writer::new(volume, root, stop, on).run(items)
 }
 
 const MIB: u64 = 1 << 20;
@@ -175,37 +205,24 @@ const CHUNK_BLOCKS: u64 = sefs::types::CHUNK_BLOCKS;
 const INLINE_BYTES: u64 = 2048;
 
 impl Survey {
-    fn count(&mut self, item: &Item) {
-        match item {
-            Item::Enter(entry) | Item::Special(entry) => self.inode(&entry.name),
-            Item::Symlink(entry, target) => {
-                self.inode(&entry.name);
-                self.record_bytes += 24 + target.len() as u64;
-            }
-            Item::Link { name, .. } => self.record_bytes += ENTRY_BYTES + name.len() as u64,
-            Item::File(entry) => {
-                self.inode(&entry.name);
-                self.files += 1;
-                self.data(entry.size, entry.data_bytes);
-            }
-            _ => {}
-        }
-    }
-
     fn inode(&mut self, name: &[u8]) {
         self.inodes += 1;
-        self.record_bytes += INODE_BYTES + ENTRY_BYTES + name.len() as u64;
+        self.records(INODE_BYTES + ENTRY_BYTES + name.len() as u64);
+    }
+
+    fn records(&mut self, bytes: u64) {
+        self.record_bytes = self.record_bytes.saturating_add(bytes);
     }
 
     fn data(&mut self, size: u64, data_bytes: u64) {
         self.data_bytes = self.data_bytes.saturating_add(data_bytes);
         if size <= INLINE_BYTES {
-            self.record_bytes += 24 + size;
+            self.records(24 + size);
             return;
         }
         let blocks = data_bytes.div_ceil(BLOCK_BYTES);
         self.block_bytes = self.block_bytes.saturating_add(blocks.saturating_mul(BLOCK_BYTES));
-        self.record_bytes += blocks.div_ceil(CHUNK_BLOCKS) * CHUNK_BYTES + blocks * TAG_BYTES;
+        self.records(blocks.div_ceil(CHUNK_BLOCKS) * CHUNK_BYTES + blocks * TAG_BYTES);
     }
 }
 
@@ -243,7 +260,7 @@ impl<'a> Writer<'a> {
         Writer { volume, stop, on, path, directories, file: None, links, counts: Counts::default() }
     }
 
-    fn run(mut self, items: Receiver<Item>) -> Result<Counts, PopulateError> {
+    fn run(mut self, items: impl IntoIterator<Item = Item>) -> Result<Counts, PopulateError> {
         for item in items {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(PopulateError::Interrupted);

@@ -100,7 +100,10 @@ pub(crate) fn header_text(text: &mut String, header: &Header) {
 
 pub(crate) fn info_text(text: &mut String, info: &VolumeInfo) {
     line(text, "checkpoint", info.generation);
-    line(text, "epochs", info.epochs);
+    line(text, "epochs", format!("{} of {}", info.epochs, info.max_epochs));
+    if let Some(job) = &info.reencrypting {
+        line(text, "re-encrypting", format!("{} epochs, {} blocks left", job.epochs, job.blocks_left));
+    }
     line(text, "anchor", format!("{:?}", info.anchor).to_lowercase());
     line(text, "log groups", format!("{} replayed, {} dropped", info.replayed_groups, info.dropped_groups));
     for notice in &info.notices {
@@ -132,6 +135,8 @@ pub(crate) fn info_json(info: &VolumeInfo) -> Value {
     json!({
         "checkpoint": info.generation.0,
         "epochs": info.epochs,
+        "max_epochs": info.max_epochs,
+        "reencrypting": info.reencrypting.map(|job| json!({ "epochs": job.epochs, "blocks_left": job.blocks_left })),
         "anchor": format!("{:?}", info.anchor).to_lowercase(),
         "replayed_groups": info.replayed_groups,
         "dropped_groups": info.dropped_groups,

@@ -31,13 +31,15 @@ use crate::negotiate;
 use crate::privileges;
 use crate::seeker::Sought;
 use crate::served::Served;
+use crate::shortage::{self, Shortage};
+use crate::shutdown::{self, Place};
 
 /// How long the kernel may keep entries and attributes without asking: there is no other writer.
-const TTL: Duration = Duration::from_secs(86_400);
+///
+/// So long that it never ends: a read at the end of a file whose attributes have expired would be taken for a write.
+pub(crate) const TTL: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Inode numbers are never used twice, so all have one generation.
 const GENERATION: Generation = Generation(0);
-/// Below this much free space new files are written through, so that `write` itself says that the volume is full.
-const SHORT_BYTES: u64 = 16 << 20;
 /// Entries with attributes that are read at once: what fits a reply of 4 KiB.
 const ENTRIES: usize = 24;
 /// Entries without attributes that are read at once.
@@ -57,6 +59,8 @@ pub(crate) struct Adapter {
     pub(crate) served: Arc<Served>,
     pub(crate) committer: Arc<Committer>,
     pub(crate) seeker: Sender<Sought>,
+    pub(crate) shortage: Arc<Shortage>,
+    pub(crate) place: Place,
     /// Set once the session stands.
     pub(crate) notifier: Arc<OnceLock<Notifier>>,
 }
@@ -83,20 +87,10 @@ impl Adapter {
         made
     }
 
-    fn space_is_short(&self) -> bool {
-        let short = |volume: &Volume| {
-            let stat = volume.stat_fs();
-            Ok(stat.blocks_available.saturating_mul(stat.block_size.into()) < SHORT_BYTES)
-        };
-        self.served.read(short).unwrap_or(true)
-    }
-
-    /// The kernel keeps the mode that it knows through a write that clears bits of it, so it is told to ask again. This
-    /// touches no pages, so it cannot wait for an event loop.
+    /// The kernel keeps the mode that it knows through a write that clears bits of it, so it is told to ask again.
     fn mode_may_have_changed(&self, ino: INodeNo) {
         if let Some(notifier) = self.notifier.get() {
-            // Fails only when the kernel has forgotten the inode, and its mode with it.
-            let _ = notifier.inval_inode(ino, -1, 0);
+            shortage::ask_again(notifier, ino);
         }
     }
 
@@ -131,7 +125,11 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        // With a file handle it is write(2) that asks, before it fills the kernel's cache.
+        if fh.is_some() && self.shortage.concerns(&self.served, ino) {
+            return self.shortage.ask(ino, reply);
+        }
         match self.served.read(|volume| volume.attr(convert::inode(ino))) {
             Ok(attr) => reply.attr(&TTL, &convert::attributes(&attr)),
             Err(errno) => reply.error(errno),
@@ -219,8 +217,11 @@ impl Filesystem for Adapter {
         let new = NewInode { kind: FileKind::Regular, mode: mode & 0o7777, rdev: 0, target: Vec::new() };
         match self.make(&maker(request, umask), parent, name, &new) {
             Ok(attr) => {
-                let through = if self.space_is_short() { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+                // Where space is short a new file is written through, which needs no questions.
+                let short = self.shortage.is_short(&self.served);
+                let through = if short { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
                 let flags = FopenFlags::FOPEN_KEEP_CACHE | through;
+                self.shortage.may_be_written(attr.ino);
                 reply.created(&TTL, &attr, GENERATION, FileHandle(0), flags);
             }
             Err(errno) => reply.error(errno),
@@ -317,8 +318,10 @@ impl Filesystem for Adapter {
         let mode = write_mode(write_flags);
         let caller = convert::caller(request);
         let written = self.served.change(|volume| volume.write(&caller, convert::inode(ino), offset, data, mode));
-        if mode == WriteMode::KillPrivileges {
-            self.mode_may_have_changed(ino);
+        match mode {
+            WriteMode::Writeback => self.shortage.pages_came(&self.served, ino, &written),
+            WriteMode::KillPrivileges => self.mode_may_have_changed(ino),
+            WriteMode::Direct | WriteMode::Append => {}
         }
         match written.map(|len| u32::try_from(len).unwrap_or(u32::MAX)) {
             Ok(len) if mode != WriteMode::Writeback && flags.0 & O_DSYNC != 0 => {
@@ -483,16 +486,30 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
+        cmd: u32,
         _in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        if cmd != shutdown::COMMAND {
+            return reply.error(Errno::ENOTTY);
+        }
+        if !shutdown::allowed(request.uid()) {
+            return reply.error(Errno::EPERM);
+        }
+        match shutdown::requested(request.pid()) {
+            Ok(flush) => {
+                let (served, place) = (Arc::clone(&self.served), self.place.clone());
+                // If there can be no thread, the dropped reply answers with EIO.
+                let run = move || shutdown::run(&served, &place, flush, reply);
+                let _ = std::thread::Builder::new().name("shutdown".into()).spawn(run);
+            }
+            Err(errno) => reply.error(errno),
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use nix::unistd::{geteuid, getgid, getuid};
 
 use crate::fusermount;
 use crate::mountpoint::{self, Device, Entry, Standing};
+use crate::shutdown::Place;
+use crate::throttle::Throttle;
 
 /// What to mount where.
 pub(crate) struct Wanted {
@@ -152,16 +154,21 @@ impl Mount {
         self.standing().is_ok_and(|standing| standing == Standing::Top) && dead()
     }
 
-    /// Lets the kernel read further ahead and keep more unwritten data than it grants a FUSE mount by default. Only root
-    /// can; without it the mount is slower and as good.
-    pub(crate) fn tune(&self) {
+    /// Its path and device.
+    pub(crate) fn place(&self) -> Place {
+        Place { point: self.entry.point.clone(), device: self.entry.device }
+    }
+
+    /// Lets the kernel read further ahead than it grants a FUSE mount by default, and takes over how much unwritten data it
+    /// keeps. Only root can; without it the mount is slower and as good.
+    pub(crate) fn tune(&self) -> Option<Throttle> {
         if !geteuid().is_root() {
-            return;
+            return None;
         }
         let Device { major, minor } = self.entry.device;
         let bdi = PathBuf::from(format!("/sys/class/bdi/{major}:{minor}"));
         let _ = std::fs::write(bdi.join("read_ahead_kb"), "2048");
-        let _ = std::fs::write(bdi.join("max_ratio"), "20");
+        Throttle::new(bdi)
     }
 
     /// Unmounts. The kernel writes its dirty pages first, so the event loops must still run. What is in use is taken out

@@ -6,8 +6,9 @@
 //!     ─► open (lock, key, volume)
 //!     ─► serve ─► attach (fusermount, received, mountpoint)
 //!              ─► adapter ─► negotiate, privileges, convert
-//!              │            ├─► committer, seeker
+//!              │            ├─► committer, seeker, shortage, shutdown
 //!              └─► worker ──┴─► served ─► activity, report
+//!                    └─► throttle
 //! ```
 //! The host is entitled to the key here: nothing in this crate runs in an enclave.
 #![deny(unsafe_code)]
@@ -29,6 +30,9 @@ mod report;
 mod seeker;
 mod serve;
 mod served;
+mod shortage;
+mod shutdown;
+mod throttle;
 mod worker;
 
 use std::ffi::OsString;

@@ -45,6 +45,7 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
         volume_id: key_source.volume_id.map(|id| id.0),
         memory_bytes: request.memory_bytes,
         commit_ms: u64::try_from(request.commit.as_millis()).unwrap_or(u64::MAX),
+        ..OpenOptions::default()
     };
     let volume = Volume::open(backend, &key, &options, &Env::host()).map_err(of_volume)?;
     let info = volume.info();

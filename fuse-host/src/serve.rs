@@ -5,6 +5,7 @@
 //! session ──────── two event loops, each with its own descriptor
 //! committer ────── answers fsync        worker ── background work
 //! seeker ───────── answers SEEK_HOLE    signals ─ turns signals into events
+//! shortage ─────── answers write(2) while space is short
 //! ```
 
 use std::os::fd::OwnedFd;
@@ -24,12 +25,18 @@ use crate::committer::Committer;
 use crate::open::Opened;
 use crate::report::note;
 use crate::served::Served;
+use crate::shortage::Shortage;
 use crate::{seeker, worker};
 
 /// After the mount was taken out of the tree, its users get that long to close what they have open.
 const GRACE: Duration = Duration::from_secs(10);
 /// Once nobody uses it, the session ends at once; longer means that an event loop hangs.
 const ENDING: Duration = Duration::from_secs(10);
+
+/// Below this much free space writers are asked to wait for room: a share of the volume, within bounds.
+const SHORT_SHARE: u64 = 8;
+const SHORT_MOST_BYTES: u64 = 16 << 20;
+const SHORT_LEAST_BYTES: u64 = 1 << 20;
 
 /// What the main thread waits for.
 enum Event {
@@ -72,32 +79,9 @@ pub(crate) fn start(request: &Request, opened: Opened) -> Result<Running, NotRun
     };
     let attached = attach::attach(&wanted).map_err(|error| NotRunning::mounting(&wanted, &error));
     let (connection, mount) = attached.inspect_err(|_| close_quietly(&served))?;
-    let (sought, questions) = channel();
-    let notified = Arc::new(OnceLock::new());
-    let adapter = Adapter {
-        served: Arc::clone(&served),
-        committer: Arc::clone(&committer),
-        seeker: sought,
-        notifier: Arc::clone(&notified),
-    };
-    let started = session(adapter, connection).and_then(|session| {
-        let notifier = notified.get_or_init(|| session.notifier()).clone();
-        let (tell, events) = channel();
-        watch_panics(&tell);
-        let (shared, committing) = (Arc::clone(&served), Arc::clone(&committer));
-        let committing = thread("committer", move || committing.run(&shared))?;
-        let (shared, commit) = (Arc::clone(&served), request.commit);
-        let working = thread("worker", move || worker::run(&shared, commit))?;
-        // The others end with the process: one waits for signals, two depend on event loops, which may hang.
-        let (shared, told) = (Arc::clone(&served), tell.clone());
-        thread("seeker", move || seeker::run(&questions, &shared, &notifier))?;
-        thread("signals", move || pass_on(&signals, &told))?;
-        thread("session", move || drop(tell.send(Event::Ended(session.run()))))?;
-        Ok((events, vec![committing, working]))
-    });
+    let started = serve_on(request, connection, signals, (&served, &committer), &mount, opened.info.size_bytes);
     match started {
         Ok((events, helpers)) => {
-            mount.tune();
             Ok(Running { served, committer, mount, events, session_ended: false, helpers, _image: opened.image })
         }
         Err(error) => {
@@ -106,6 +90,49 @@ pub(crate) fn start(request: &Request, opened: Opened) -> Result<Running, NotRun
             Err(NotRunning::session(&wanted, &error))
         }
     }
+}
+
+/// Starts everything that runs beside the main thread: returns what tells of events, and the threads to wait for.
+fn serve_on(
+    request: &Request,
+    connection: OwnedFd,
+    signals: SigSet,
+    (served, committer): (&Arc<Served>, &Arc<Committer>),
+    mount: &Mount,
+    size_bytes: u64,
+) -> std::io::Result<(Receiver<Event>, Vec<JoinHandle<()>>)> {
+    let (sought, seeks) = channel();
+    let (asked, questions) = channel();
+    let notified = Arc::new(OnceLock::new());
+    let limit_bytes = (size_bytes / SHORT_SHARE).clamp(SHORT_LEAST_BYTES, SHORT_MOST_BYTES);
+    let shortage = Arc::new(Shortage::new(limit_bytes, asked, Arc::clone(&notified)));
+    let adapter = Adapter {
+        served: Arc::clone(served),
+        committer: Arc::clone(committer),
+        seeker: sought,
+        shortage: Arc::clone(&shortage),
+        place: mount.place(),
+        notifier: Arc::clone(&notified),
+    };
+    let session = session(adapter, connection)?;
+    let notifier = notified.get_or_init(|| session.notifier()).clone();
+    let (tell, events) = channel();
+    watch_panics(&tell);
+    let (shared, committing) = (Arc::clone(served), Arc::clone(committer));
+    let committing = thread("committer", move || committing.run(&shared))?;
+    let (shared, commit, room) = (Arc::clone(served), request.commit, Arc::clone(&shortage));
+    // The kernel's limits are what the session agreed on, so they are changed after that.
+    let throttle = mount.tune();
+    let working = thread("worker", move || worker::run(&shared, commit, &room, throttle))?;
+    // The others end with the process: one waits for signals, three depend on event loops, which may hang.
+    let (shared, told) = (Arc::clone(served), notifier.clone());
+    thread("seeker", move || seeker::run(&seeks, &shared, &told))?;
+    let shared = Arc::clone(served);
+    thread("shortage", move || shortage.run(&questions, &shared, &notifier))?;
+    let told = tell.clone();
+    thread("signals", move || pass_on(&signals, &told))?;
+    thread("session", move || drop(tell.send(Event::Ended(session.run()))))?;
+    Ok((events, vec![committing, working]))
 }
 
 fn session(adapter: Adapter, connection: OwnedFd) -> std::io::Result<Session<Adapter>> {

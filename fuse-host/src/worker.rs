@@ -7,6 +7,8 @@ use sefs::error::Error;
 
 use crate::activity::Woken;
 use crate::served::Served;
+use crate::shortage::Shortage;
+use crate::throttle::Throttle;
 
 /// Between looks while requests come in. A group is written after 5 ms without a change.
 const TICK: Duration = Duration::from_millis(5);
@@ -16,7 +18,7 @@ const SLOW_TICK: Duration = Duration::from_millis(50);
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Works until the mount ends. A change stays unflushed for `commit` at most.
-pub(crate) fn run(served: &Served, commit: Duration) {
+pub(crate) fn run(served: &Served, commit: Duration, shortage: &Shortage, mut throttle: Option<Throttle>) {
     let activity = &served.activity;
     // After the last change the volume flushes within `commit`; some ticks later nothing is left to do.
     let settling = commit + 10 * SLOW_TICK;
@@ -45,6 +47,15 @@ pub(crate) fn run(served: &Served, commit: Duration) {
             Err(Error::Latched(_)) => Ok(None),
             other => other.map(Some),
         });
+        let room = served.read(|volume| {
+            if idle {
+                shortage.look_again(volume);
+            }
+            Ok(volume.room())
+        });
+        if let (Ok(room), Some(throttle)) = (room, &mut throttle) {
+            throttle.follow(room.available_bytes);
+        }
         pause = match outcome {
             Ok(Some(done)) if done.again_ms == 0 => Pause::None,
             Ok(Some(_)) if idle => Pause::Quiet,

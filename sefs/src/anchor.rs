@@ -1,11 +1,13 @@
 //! The newest committed state, kept where the host cannot take it back.
 //!
 //! An anchor holds a counter and a digest. A volume that has one is opened only if its log leads through the state that the
-//! digest names; an older copy of the whole volume is then noticed.
+//! digest names; an older copy of the whole volume is then noticed. One that holds a counter only confirms the checkpoint
+//! slots of a volume by their numbers, and cannot be strict.
 //!
 //! *Invariants*: the counter never falls; a state is replaced only by whoever knows it (compare-and-swap); opening never
 //! creates an anchor.
 
+pub(crate) mod counter;
 #[cfg(feature = "std")]
 mod file;
 
@@ -14,6 +16,7 @@ use crate::suite::{Suite, Tag};
 use crate::sync::Mutex;
 use crate::types::Lsn;
 
+pub use counter::{MemoryCounter, check_count};
 #[cfg(feature = "std")]
 pub use file::FileAnchor;
 
@@ -26,7 +29,7 @@ const STATE_DOMAIN: &[u8] = b"sefs 1 anchored state";
 pub struct AnchorState {
     /// One higher with each advance.
     pub counter: u64,
-    /// [`state_digest`] of the newest confirmed state; zero before the first.
+    /// [`state_digest`] of the newest confirmed state; zero before the first, and always for a bare counter.
     pub digest: [u8; 32],
 }
 
@@ -40,6 +43,10 @@ pub trait Anchor: Send + Sync {
     fn read(&self) -> Result<AnchorState, AnchorError>;
     /// Replaces `from` by `to`, durably. If it holds something else, or if `to` does not count higher, it stays as it is and
     /// the answer is [`AnchorError::Conflict`]. After any other error it may hold either.
+    ///
+    /// A bare counter is asked for one step only (see [`check_count`]). What decides is the value that its own increment
+    /// gave: if that is not `to`'s, the answer is `Conflict`, though it has counted. It looks before it counts, so that this
+    /// happens in a race only; each count of a stranger brings a volume closer to being refused.
     fn advance(&self, from: &AnchorState, to: &AnchorState) -> Result<(), AnchorError>;
 }
 

@@ -45,7 +45,7 @@ use crate::anchor::Anchor;
 use crate::backend::Backend;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::format::{FILES_TREE, Key, SYSTEM_TREE};
+use crate::format::{FILES_TREE, Key, MAX_EPOCHS, SYSTEM_TREE};
 use crate::keys::VolumeKey;
 use crate::store::{GivenUp, Store, StoreOptions};
 use crate::suite::Suite;
@@ -240,6 +240,7 @@ fn try_mount(backend: Arc<dyn Backend>, key: &VolumeKey, options: &CheckOptions,
         volume_id: options.volume_id,
         memory_bytes: options.memory_bytes,
         corrections: None,
+        max_epochs: MAX_EPOCHS,
     };
     match Store::open(backend, key, &options, env) {
         Ok(_) => Ok(None),

@@ -343,6 +343,13 @@ impl Error {
     }
 }
 
+impl BackendError {
+    /// Whether the host had no space for a write.
+    pub(crate) fn is_no_space(&self) -> bool {
+        self.operation == BackendOperation::Write && self.errno == Posix::NoSpace.errno()
+    }
+}
+
 impl From<Posix> for Error {
     fn from(outcome: Posix) -> Error {
         Error::Posix(outcome)

@@ -29,6 +29,10 @@ pub(crate) trait NodeWriter {
     fn write(&mut self, level: u8, bytes: Vec<u8>) -> Result<BlockRef>;
     /// The new tree does without this node of the old one.
     fn release(&mut self, reference: &BlockRef);
+    /// Whether the new tree must not keep this node if a change leads through it, even one that changes nothing.
+    fn is_unwanted(&self, _reference: &BlockRef) -> bool {
+        false
+    }
 }
 
 /// A record's new value; `None` deletes it.
@@ -139,7 +143,7 @@ where
             self.stand_at(index);
             let (_, value) = self.take()?;
             match value {
-                Some(value) if !exists || value != node.value(at) => {
+                Some(value) if !exists || value != node.value(at) || self.is_unwanted() => {
                     self.open_path()?;
                     self.spine.push(0, key, &value, !exists)?;
                     index += usize::from(exists);
@@ -191,6 +195,11 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Whether a node on the path that is still whole has to go.
+    fn is_unwanted(&self) -> bool {
+        self.path.iter().any(|step| !step.open && self.spine.is_unwanted(&step.place.reference))
     }
 
     fn stand_at(&mut self, index: usize) {

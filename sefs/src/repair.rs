@@ -27,6 +27,7 @@ use crate::backend::Backend;
 use crate::check::{CheckOptions, Event, Finding, Loss, Remedy, Severity, Stage, Surveyed, survey_amended};
 use crate::env::Env;
 use crate::error::Result;
+use crate::format::MAX_EPOCHS;
 use crate::keys::VolumeKey;
 use crate::store::{Corrections, Store, StoreOptions};
 use crate::types::{InodeNo, ObjectId};
@@ -214,6 +215,7 @@ fn write(
         abandon_anchor: options.abandon_anchor,
         volume_id: options.volume_id,
         memory_bytes: options.memory_bytes,
+        max_epochs: MAX_EPOCHS,
         corrections: Some(Arc::new(corrections)),
     };
     Store::open(backend, key, &store, env)?.write_corrections()?;

@@ -5,10 +5,11 @@
 //! very [`Sealer`] can seal: one that was read from a volume has no counter, for nobody knows which nonces an older
 //! state of the volume has used. Associated data come from what the reader expects, never from the block.
 //!
-//! *Invariants*: epoch numbers rise; the current epoch is never dropped; no cryptography runs under the table's lock.
+//! *Invariants*: epoch numbers rise; an epoch that was drawn here is never dropped here, for something that it sealed may
+//! still be on its way to a log group; no cryptography runs under the table's lock.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -25,7 +26,7 @@ use crate::keys::{
 };
 use crate::suite::{Aead, Nonce, Rng, SecretKey, Suite, Tag};
 use crate::sync::{Mutex, RwLock};
-use crate::types::{BLOCK_SIZE, EpochId, Lsn};
+use crate::types::{BLOCK_SIZE, EpochId, Generation, Lsn};
 
 /// Messages that one epoch may seal: what the 32-bit counter can tell apart.
 const DEFAULT_EPOCH_LIMIT: u64 = 1 << 32;
@@ -96,7 +97,9 @@ impl From<SealFailure> for Error {
             SealFailure::Rng => return Error::Rng,
             SealFailure::NoEpoch => "something was to be sealed without an epoch",
             SealFailure::Exhausted => "the epoch's nonces are used up",
-            SealFailure::TooManyEpochs => "the table of epochs is full",
+            SealFailure::TooManyEpochs => {
+                "the table of epochs is full: re-encryption of old ones found no room to go on"
+            }
         };
         Latched { cause: cause.into() }.into()
     }
@@ -114,6 +117,10 @@ struct Table {
     current: Option<EpochId>,
     /// Messages that an epoch may seal.
     limit: u64,
+    /// Epochs that the stored table may hold.
+    max_epochs: u32,
+    /// The log of neither slot starts with an older epoch.
+    needed: EpochId,
     /// How many of `epochs` have their keys expanded.
     expanded: usize,
 }
@@ -121,6 +128,8 @@ struct Table {
 struct Epoch {
     secret: SecretKey,
     live_blocks: u64,
+    /// The first checkpoint that names nothing of it.
+    dead_since: Option<Generation>,
     keys: Option<Arc<EpochKeys>>,
     /// Only epochs that were drawn here have one, and only they seal.
     nonces: Option<Arc<NonceSource>>,
@@ -168,7 +177,14 @@ impl NonceSource {
 /// Data blocks, nodes, allocation pages and log groups.
 impl Sealer {
     pub(crate) fn new(suite: Arc<dyn Suite>, rng: Arc<dyn Rng>, key: &VolumeKey, header: &VerifiedHeader) -> Sealer {
-        let table = Table { epochs: BTreeMap::new(), current: None, limit: DEFAULT_EPOCH_LIMIT, expanded: 0 };
+        let table = Table {
+            epochs: BTreeMap::new(),
+            current: None,
+            limit: DEFAULT_EPOCH_LIMIT,
+            max_epochs: MAX_EPOCHS,
+            needed: EpochId(0),
+            expanded: 0,
+        };
         Sealer { keyring: Keyring::new(suite, key, header), rng, table: RwLock::new(table) }
     }
 
@@ -288,23 +304,32 @@ impl Sealer {
             Some((last, _)) => EpochId(last.0.checked_add(1).ok_or(SealFailure::TooManyEpochs)?),
             None => EpochId(1),
         };
+        if table.listed() >= table.max_epochs {
+            return Err(SealFailure::TooManyEpochs);
+        }
         let nonces = Some(Arc::new(NonceSource::default()));
-        table.insert(id, Epoch { secret, live_blocks: 0, keys: None, nonces })?;
+        table.insert(id, Epoch { secret, live_blocks: 0, dead_since: None, keys: None, nonces })?;
         table.current = Some(id);
         Ok(id)
     }
 
     /// Adds an epoch that was read from the volume, for opening only. Adding it again changes nothing.
     pub(crate) fn add_epoch(&self, id: EpochId, secret: SecretKey, live_blocks: u64) -> Result<(), Corrupt> {
+        self.add(id, Epoch { secret, live_blocks, dead_since: None, keys: None, nonces: None })
+    }
+
+    fn add(&self, id: EpochId, epoch: Epoch) -> Result<(), Corrupt> {
         let mut table = self.table.write();
         match table.epochs.get(&id) {
-            Some(known) if known.secret.expose() == secret.expose() => Ok(()),
+            Some(known) if known.secret.expose() == epoch.secret.expose() => Ok(()),
             Some(_) => Err(Corrupt::UnknownEpoch(id)),
-            None => {
-                let epoch = Epoch { secret, live_blocks, keys: None, nonces: None };
-                table.insert(id, epoch).map_err(|_| Corrupt::UnknownEpoch(id))
-            }
+            None => table.insert(id, epoch).map_err(|_| Corrupt::UnknownEpoch(id)),
         }
+    }
+
+    /// Whether something that was sealed in this epoch can be opened.
+    pub(crate) fn knows_epoch(&self, id: EpochId) -> bool {
+        self.table.read().epochs.contains_key(&id)
     }
 
     /// The epoch that seals; `None` before the first [`Sealer::new_epoch`].
@@ -334,6 +359,12 @@ impl Sealer {
         self.table.write().limit = messages.into();
     }
 
+    /// Lowers how many epochs the table may hold, for tests of what happens then.
+    #[cfg(test)]
+    pub(crate) fn set_max_epochs(&self, max_epochs: u32) {
+        self.table.write().max_epochs = max_epochs;
+    }
+
     /// The log record that makes an epoch known to replay.
     pub(crate) fn new_epoch_record(&self, id: EpochId) -> Option<LogRecord> {
         let table = self.table.read();
@@ -352,7 +383,7 @@ impl Sealer {
         }
     }
 
-    /// Sets the count of an epoch, as a check of the whole volume found it.
+    /// Sets the count of an epoch, as somebody who has looked everywhere found it.
     pub(crate) fn set_live(&self, id: EpochId, live_blocks: u64) {
         if let Some(epoch) = self.table.write().epochs.get_mut(&id) {
             epoch.live_blocks = live_blocks;
@@ -364,13 +395,31 @@ impl Sealer {
         self.table.read().epochs.iter().map(|(id, epoch)| (*id, epoch.live_blocks)).collect()
     }
 
-    /// Drops the epochs below `needed` that no live block needs, and returns them. `needed` is the oldest epoch in which
-    /// a group of the log that either slot starts is sealed.
-    pub(crate) fn drop_dead_epochs(&self, needed: EpochId) -> Vec<EpochId> {
+    /// Epochs of earlier mounts that sealed something live, with its count; nothing new is ever sealed with them.
+    pub(crate) fn old_epochs(&self) -> Vec<(EpochId, u64)> {
+        let table = self.table.read();
+        let old = table.epochs.iter().filter(|(_, epoch)| epoch.nonces.is_none() && epoch.live_blocks > 0);
+        old.map(|(id, epoch)| (*id, epoch.live_blocks)).collect()
+    }
+
+    /// How many epochs the next checkpoint's table will hold.
+    pub(crate) fn listed_epochs(&self) -> u32 {
+        self.table.read().listed()
+    }
+
+    /// Epochs that the table of checkpoint `generation` leaves out: the checkpoint before already named nothing of them.
+    /// `needed` is the oldest epoch in which a group of the log that either slot starts is sealed.
+    pub(crate) fn dead_epochs(&self, generation: Generation, needed: EpochId) -> BTreeSet<EpochId> {
+        let table = self.table.read();
+        table.epochs.iter().filter(|(id, epoch)| epoch.is_dead(**id, generation, needed)).map(|(id, _)| *id).collect()
+    }
+
+    /// Forgets the keys of epochs that no slot, no log and no reader needs, and returns them. Readers began with checkpoint
+    /// `oldest_read` or later, which is durable.
+    pub(crate) fn drop_dead_epochs(&self, oldest_read: Generation, needed: EpochId) -> Vec<EpochId> {
+        let dropped: Vec<EpochId> = self.dead_epochs(oldest_read, needed).into_iter().collect();
         let mut table = self.table.write();
-        let current = table.current;
-        let dead = |id: &EpochId, epoch: &Epoch| epoch.live_blocks == 0 && *id < needed && Some(*id) != current;
-        let dropped: Vec<_> = table.epochs.iter().filter(|(id, epoch)| dead(id, epoch)).map(|(id, _)| *id).collect();
+        table.needed = needed;
         for id in &dropped {
             table.remove(*id);
         }
@@ -378,30 +427,67 @@ impl Sealer {
     }
 
     /// How many pages [`Sealer::seal_epoch_pages`] makes.
-    pub(crate) fn epoch_page_count(&self) -> usize {
-        self.table.read().epochs.len().div_ceil(ENTRIES_PER_EPOCH_PAGE)
+    pub(crate) fn epoch_page_count(&self, left_out: &BTreeSet<EpochId>) -> usize {
+        let table = self.table.read();
+        let listed = table.epochs.keys().filter(|id| !left_out.contains(id)).count();
+        listed.div_ceil(ENTRIES_PER_EPOCH_PAGE)
     }
 
-    /// Seals the table.
-    pub(crate) fn seal_epoch_pages(&self) -> error::Result<Vec<SealedEpochPage>> {
-        let pages: Vec<EpochPage> = {
-            let table = self.table.read();
-            let entries: Vec<_> = table.epochs.iter().collect();
-            entries.chunks(ENTRIES_PER_EPOCH_PAGE).map(page_of).collect()
+    /// Seals the table of checkpoint `generation`, without `left_out`, into at most `most_pages` pages; returns how many
+    /// epochs they hold. Epochs that do not fit have to be younger than `log_epoch`: the log names those.
+    pub(crate) fn seal_epoch_pages(
+        &self,
+        generation: Generation,
+        left_out: &BTreeSet<EpochId>,
+        most_pages: usize,
+        log_epoch: EpochId,
+    ) -> error::Result<(Vec<SealedEpochPage>, u32)> {
+        let (pages, count) = {
+            let mut table = self.table.write();
+            table.note_dead(generation);
+            let is_wrong = |(id, epoch): (&EpochId, &Epoch)| left_out.contains(id) && epoch.live_blocks != 0;
+            if let Some((id, _)) = table.epochs.iter().find(|entry| is_wrong(*entry)) {
+                return Err(Corrupt::UnknownEpoch(*id).into());
+            }
+            let mut entries: Vec<_> = table.epochs.iter().filter(|(id, _)| !left_out.contains(id)).collect();
+            let behind = entries.split_off(entries.len().min(most_pages * ENTRIES_PER_EPOCH_PAGE));
+            let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+            if behind.iter().any(|(id, _)| **id <= log_epoch) || count > MAX_EPOCHS {
+                return Err(SealFailure::TooManyEpochs.into());
+            }
+            let pages: Vec<EpochPage> = entries.chunks(ENTRIES_PER_EPOCH_PAGE).map(page_of).collect();
+            (pages, count)
         };
-        pages.iter().map(|page| self.keyring.seal_epoch_page(page, &*self.rng)).collect()
+        let sealed: error::Result<Vec<_>> =
+            pages.iter().map(|page| self.keyring.seal_epoch_page(page, &*self.rng)).collect();
+        Ok((sealed?, count))
     }
 
-    /// Opens page `index` of the table with the tag that the checkpoint holds, and adds its epochs.
-    pub(crate) fn open_epoch_page(&self, index: u32, bytes: &[u8; BLOCK_SIZE], tag: &Tag) -> error::Result<()> {
+    /// Opens page `index` of the table of checkpoint `generation` with the tag that the checkpoint holds, and adds its
+    /// epochs. What only a table that is not the `newest` knows died since.
+    pub(crate) fn open_epoch_page(
+        &self,
+        index: u32,
+        bytes: &[u8; BLOCK_SIZE],
+        tag: &Tag,
+        generation: Generation,
+        newest: bool,
+    ) -> error::Result<()> {
         let page = self.keyring.open_epoch_page(bytes, tag).map_err(|fault| match fault {
             OpenFault::Auth => Error::from(Tampered::EpochPage { index }),
             OpenFault::Corrupt(_) => Corrupt::EpochPage(index).into(),
         })?;
         for EpochEntry { id, live_blocks, secret } in page.entries {
-            self.add_epoch(id, secret, live_blocks)?;
+            let live_blocks = if newest { live_blocks } else { 0 };
+            let dead_since = (live_blocks == 0).then_some(generation);
+            self.add(id, Epoch { secret, live_blocks, dead_since, keys: None, nonces: None })?;
         }
         Ok(())
+    }
+
+    /// Neither slot's log starts with an epoch before this one.
+    pub(crate) fn set_needed(&self, needed: EpochId) {
+        self.table.write().needed = needed;
     }
 
     /// The expanded keys of an epoch.
@@ -443,9 +529,31 @@ fn page_of(entries: &[(&EpochId, &Epoch)]) -> EpochPage {
     EpochPage { entries: entries.iter().map(entry).collect() }
 }
 
+impl Epoch {
+    fn is_dead(&self, id: EpochId, generation: Generation, needed: EpochId) -> bool {
+        let named_nothing = self.live_blocks == 0 && self.dead_since.is_some_and(|since| since < generation);
+        named_nothing && id < needed && self.nonces.is_none()
+    }
+}
+
 impl Table {
+    /// Epochs that the next table names, if nothing of a dead one comes back.
+    fn listed(&self) -> u32 {
+        let next = Generation(u64::MAX);
+        let listed = self.epochs.iter().filter(|(id, epoch)| !epoch.is_dead(**id, next, self.needed));
+        u32::try_from(listed.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Notes which epochs checkpoint `generation` is the first to name nothing of.
+    fn note_dead(&mut self, generation: Generation) {
+        for epoch in self.epochs.values_mut() {
+            epoch.dead_since = (epoch.live_blocks == 0).then(|| epoch.dead_since.unwrap_or(generation));
+        }
+    }
+
+    /// Two tables may be known at once, that of either slot.
     fn insert(&mut self, id: EpochId, epoch: Epoch) -> Result<(), SealFailure> {
-        if u32::try_from(self.epochs.len()).is_ok_and(|count| count < MAX_EPOCHS) {
+        if u32::try_from(self.epochs.len()).is_ok_and(|count| count < 2 * MAX_EPOCHS) {
             self.epochs.insert(id, epoch);
             Ok(())
         } else {

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use sefs::error::Result;
 
+use crate::campaign::explore::Oracle;
 use crate::op::Op;
 use crate::recorder::{Recorder, Recording};
 use crate::stage::Stage;
@@ -71,5 +72,20 @@ impl History {
             Some(state) => format!("it is state {state}, allowed are {allowed:?}"),
             None => format!("it is no state at all; allowed are {allowed:?}; from state {closest}:\n{difference}"),
         })
+    }
+}
+
+impl Oracle for History {
+    fn recording(&self) -> &Recording {
+        &self.recording
+    }
+
+    fn key(&self, count: usize) -> u64 {
+        let allowed = self.allowed(count);
+        ((*allowed.start() as u64) << 32) | *allowed.end() as u64
+    }
+
+    fn allows(&self, count: usize, found: &Tree) -> core::result::Result<(), String> {
+        self.judge(count, found).map(drop)
     }
 }

@@ -52,6 +52,8 @@ pub enum Op {
     Rename(Place, Place, Renaming),
     /// Write at an offset so many bytes made from a seed; seed 0 writes zeros.
     Write(u8, u64, u32, u32),
+    /// Write at the end so many bytes made from a seed.
+    Append(u8, u32, u32),
     /// Set the size.
     Truncate(u8, u64),
     /// fallocate.

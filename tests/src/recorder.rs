@@ -4,11 +4,13 @@
 //! order, each torn at 512 bytes. A discarded range holds anything.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use sefs::backend::{Backend, BackendError, BackendOperation, Batch, HostBuf, Io, Ticket};
 
-use crate::disk::{Disk, PAGE, SECTOR};
+use crate::disk::{Disk, PAGE};
+use crate::loss::Loss;
 use crate::seed::Dice;
 
 /// What happened to the disk, in order.
@@ -110,6 +112,11 @@ impl Recorder {
     /// Pages read so far.
     pub fn pages_read(&self) -> Vec<u64> {
         self.lock().reads.keys().copied().collect()
+    }
+
+    /// How many pages were read so far, each as often as it was.
+    pub fn page_reads(&self) -> u64 {
+        self.lock().reads.values().sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -225,25 +232,12 @@ impl Recording {
     /// A disk that a crash after the first `count` events could have left: the durable part, and a random subset of the
     /// later writes, reordered and torn.
     pub fn crash(&self, count: usize, dice: &mut Dice) -> Disk {
-        let durable = self.durable(count);
-        let mut disk = self.base.clone();
-        for event in &self.events[..durable] {
-            match event {
-                // A discard may never take effect.
-                Event::Discard { .. } if dice.one_in(2) => {}
-                event => apply(&mut disk, event),
-            }
-        }
-        let mut pending: Vec<&Event> = self.events[durable..count].iter().collect();
-        shuffle(&mut pending, dice);
-        // Three kinds of loss: nothing, about half, nearly all; so that long windows are cut in different places too.
-        let keep_of_8 = *dice.pick(&[1, 4, 7]);
-        for event in pending {
-            if dice.below(8) < keep_of_8 {
-                apply_torn(&mut disk, event, dice);
-            }
-        }
-        disk
+        Loss::random(self, count, dice).disk(self)
+    }
+
+    /// Carries out the events of a range.
+    pub fn carry_out(&self, disk: &mut Disk, range: Range<usize>) {
+        self.events[range].iter().for_each(|event| apply(disk, event));
     }
 
     /// How many of the first `count` events the flushes among them made durable.
@@ -271,39 +265,13 @@ impl Recording {
     }
 }
 
-fn shuffle<T>(items: &mut [T], dice: &mut Dice) {
-    for last in (1..items.len()).rev() {
-        items.swap(last, dice.index(last + 1));
-    }
-}
-
-fn apply(disk: &mut Disk, event: &Event) {
+/// Carries one event out.
+pub fn apply(disk: &mut Disk, event: &Event) {
     match event {
         Event::Write { offset_bytes, data } => disk.write(*offset_bytes, data),
         Event::Discard { offset_bytes, len_bytes } => scramble(disk, *offset_bytes, *len_bytes),
         Event::Flush { .. } => {}
         Event::Grow(len_bytes) => disk.set_len((*len_bytes).max(disk.len_bytes())),
-    }
-}
-
-fn apply_torn(disk: &mut Disk, event: &Event, dice: &mut Dice) {
-    let Event::Write { offset_bytes, data } = event else {
-        return apply(disk, event);
-    };
-    match dice.below(4) {
-        // A prefix, a random set of sectors, or the whole.
-        0 => {
-            let sectors = dice.index(data.len() / SECTOR + 1);
-            disk.write(*offset_bytes, &data[..sectors * SECTOR]);
-        }
-        1 => {
-            for (index, sector) in data.chunks(SECTOR).enumerate() {
-                if dice.one_in(2) {
-                    disk.write(offset_bytes + (index * SECTOR) as u64, sector);
-                }
-            }
-        }
-        _ => disk.write(*offset_bytes, data),
     }
 }
 

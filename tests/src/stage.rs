@@ -26,11 +26,22 @@ pub struct Stage {
     pub world: World,
     backend: Arc<dyn Backend>,
     options: OpenOptions,
-    volume: Option<Volume>,
+    volume: Option<Arc<Volume>>,
+    /// Whether others use the volume too: then the clock stands still, and nobody closes the volume.
+    shared: bool,
     numbers: BTreeMap<Id, InodeNo>,
     given_out: BTreeSet<InodeNo>,
     slots: [Option<Id>; 4],
     block_limit: u64,
+    step: i64,
+}
+
+/// What a stage knows of its volume.
+#[derive(Clone)]
+pub struct Memory {
+    model: Model,
+    numbers: BTreeMap<Id, InodeNo>,
+    given_out: BTreeSet<InodeNo>,
     step: i64,
 }
 
@@ -45,20 +56,47 @@ impl Stage {
 
     /// Opens a freshly formatted disk.
     pub fn on(world: World, backend: Arc<dyn Backend>, options: &OpenOptions) -> Result<Stage> {
-        let size_blocks = backend.len_bytes()? / 4096;
         let volume = world.open(backend.clone(), options)?;
+        Stage::within(world, backend, options, Arc::new(volume), InodeNo::ROOT, 1)
+    }
+
+    /// One of `shares` stages on one volume, each with a directory of its own, for a thread each.
+    pub fn within(
+        world: World,
+        backend: Arc<dyn Backend>,
+        options: &OpenOptions,
+        volume: Arc<Volume>,
+        dir: InodeNo,
+        shares: u64,
+    ) -> Result<Stage> {
         Ok(Stage {
-            model: Model::new(0, ROOT_MODE),
+            model: Model::new(world.clock.seconds(), ROOT_MODE),
             world,
+            block_limit: volume.stat_fs().blocks / 4 / shares,
             backend,
             options: options.clone(),
             volume: Some(volume),
-            numbers: BTreeMap::from([(ROOT, InodeNo::ROOT)]),
-            given_out: BTreeSet::from([InodeNo::ROOT]),
+            shared: shares > 1,
+            numbers: BTreeMap::from([(ROOT, dir)]),
+            given_out: BTreeSet::from([dir]),
             slots: [None; 4],
-            block_limit: size_blocks / 4,
             step: 0,
         })
+    }
+
+    /// What is known of the volume, to go on from there with [`Stage::recall`].
+    pub fn memory(&self) -> Memory {
+        let (model, numbers, given_out) = (self.model.clone(), self.numbers.clone(), self.given_out.clone());
+        Memory { model, numbers, given_out, step: self.step }
+    }
+
+    /// Opens a disk of which everything is known already; no handle is open.
+    pub fn recall(world: World, backend: Arc<dyn Backend>, options: &OpenOptions, memory: &Memory) -> Result<Stage> {
+        let mut stage = Stage::on(world, backend, options)?;
+        let Memory { model, numbers, given_out, step } = memory.clone();
+        (stage.model, stage.numbers, stage.given_out, stage.step) = (model, numbers, given_out, step);
+        stage.model.close_all();
+        Ok(stage)
     }
 
     /// The volume; after a failed remount there is none.
@@ -68,19 +106,23 @@ impl Stage {
 
     /// Gives the volume away, for a crash or a close.
     pub fn into_volume(mut self) -> Volume {
-        self.volume.take().expect("the volume is open")
+        alone(self.volume.take().expect("the volume is open"))
     }
 
     /// Runs one operation on both. Panics where they differ; returns the error when the volume failed in a way that no
     /// operation by itself explains (a host failure, a latch), in which case the model has not moved.
     pub fn run(&mut self, op: &Op) -> Result<()> {
         self.step += 1;
-        self.world.clock.set(self.step);
-        self.model.now = self.step;
+        if !self.shared {
+            self.world.clock.set(self.step);
+            self.model.now = self.step;
+        }
         match op {
             Op::Make(..) | Op::Tmpfile(..) => self.make(op),
             Op::Link(..) | Op::Unlink(_) | Op::Rmdir(_) | Op::Rename(..) | Op::Lookup(_) => self.names(op),
-            Op::Write(..) | Op::Truncate(..) | Op::Allocate(..) | Op::Copy(..) | Op::Read(..) => self.contents(op),
+            Op::Write(..) | Op::Append(..) | Op::Truncate(..) | Op::Allocate(..) | Op::Copy(..) | Op::Read(..) => {
+                self.contents(op)
+            }
             Op::SetMode(..) | Op::SetOwner(..) | Op::SetMtime(..) | Op::SetXattr(..) | Op::RemoveXattr(..) => {
                 self.attributes(op)
             }
@@ -103,14 +145,14 @@ impl Stage {
 
     /// Opens the volume again, after a clean close or after losing what was only in memory.
     pub fn remount(&mut self, clean: bool) -> Result<()> {
-        let volume = self.volume.take().expect("the volume is open");
+        let volume = alone(self.volume.take().expect("the volume is open"));
         if clean {
             volume.close()?;
         } else {
             drop(volume);
         }
         self.world.check(self.backend.clone(), &self.options, "between two mounts");
-        self.volume = Some(self.world.open(self.backend.clone(), &self.options)?);
+        self.volume = Some(Arc::new(self.world.open(self.backend.clone(), &self.options)?));
         self.slots = [None; 4];
         self.model.close_all();
         self.compare()
@@ -118,6 +160,9 @@ impl Stage {
 
     /// Background work; when idle, so late that everything is due, a checkpoint too.
     fn work(&mut self, idle: bool) -> Result<()> {
+        if self.shared {
+            return self.volume().work(idle).map(drop);
+        }
         if idle {
             self.world.clock.set(self.step + 60);
         }
@@ -209,6 +254,7 @@ impl Stage {
 
     fn contents(&mut self, op: &Op) -> Result<()> {
         let (Op::Write(node, ..)
+        | Op::Append(node, ..)
         | Op::Truncate(node, _)
         | Op::Allocate(node, ..)
         | Op::Copy(node, ..)
@@ -230,6 +276,13 @@ impl Stage {
                 assert_eq!(count, data.len(), "{op:?}: a short write");
                 self.model.write(id, offset, &data);
                 self.check_range(op, id, offset.saturating_sub(4096), u64::from(len) + 8192)?;
+            }
+            Op::Append(_, len, seed) if self.has_room(u64::from(len)) => {
+                let (data, end) = (filling(seed, len), self.model.node(id).content.size());
+                let count = self.volume().write(&root, ino, 0, &data, WriteMode::Append)?;
+                assert_eq!(count, data.len(), "{op:?}: a short write");
+                self.model.write(id, end, &data);
+                self.check_range(op, id, end.saturating_sub(4096), u64::from(len) + 8192)?;
             }
             Op::Truncate(_, size) => {
                 let change = SetAttr { size: Some(size), ..SetAttr::default() };
@@ -395,6 +448,10 @@ impl Stage {
     fn number(&self, id: Id) -> InodeNo {
         self.numbers[&id]
     }
+}
+
+fn alone(volume: Arc<Volume>) -> Volume {
+    Arc::into_inner(volume).expect("nobody else uses the volume")
 }
 
 /// POSIX outcomes are answers; everything else is a failure of the volume or its host.

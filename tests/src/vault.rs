@@ -2,13 +2,14 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use sefs::anchor::{Anchor, AnchorKind, AnchorState};
+use sefs::anchor::{Anchor, AnchorKind, AnchorState, check_count};
 use sefs::error::AnchorError;
 
 use crate::recorder::Recorder;
 
 /// The anchor.
 pub struct Vault {
+    kind: AnchorKind,
     identity: [u8; 32],
     inner: Mutex<Inner>,
 }
@@ -18,6 +19,7 @@ struct Inner {
     history: Vec<(usize, AnchorState)>,
     clock: Option<Recorder>,
     failure: Option<AnchorError>,
+    last: u64,
 }
 
 impl Vault {
@@ -28,8 +30,13 @@ impl Vault {
 
     /// An anchor that holds a given state.
     pub fn holding(identity: u8, state: AnchorState) -> Vault {
-        let inner = Inner { state, history: Vec::new(), clock: None, failure: None };
-        Vault { identity: [identity; 32], inner: Mutex::new(inner) }
+        Vault::of(AnchorKind::ContentBound, identity, state)
+    }
+
+    /// An anchor of a given kind.
+    pub fn of(kind: AnchorKind, identity: u8, state: AnchorState) -> Vault {
+        let inner = Inner { state, history: Vec::new(), clock: None, failure: None, last: u64::MAX };
+        Vault { kind, identity: [identity; 32], inner: Mutex::new(inner) }
     }
 
     /// From now on each advance is remembered with the number of events that `disk` had seen.
@@ -55,6 +62,11 @@ impl Vault {
         self.lock().failure = failure;
     }
 
+    /// Counts no further than to a value: whoever wants to go on is held up for ever. `None`: it goes on.
+    pub fn stop_at(&self, last: Option<u64>) {
+        self.lock().last = last.unwrap_or(u64::MAX);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -62,7 +74,7 @@ impl Vault {
 
 impl Anchor for Vault {
     fn kind(&self) -> AnchorKind {
-        AnchorKind::ContentBound
+        self.kind
     }
 
     fn identity(&self) -> [u8; 32] {
@@ -78,6 +90,12 @@ impl Anchor for Vault {
         let mut inner = self.lock();
         if let Some(failure) = &inner.failure {
             return Err(failure.clone());
+        }
+        if to.counter > inner.last {
+            return Err(AnchorError::Unreachable("held up".into()));
+        }
+        if self.kind == AnchorKind::BareCounter {
+            check_count(from, to)?;
         }
         if inner.state != *from {
             return Err(AnchorError::Conflict);

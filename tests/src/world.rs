@@ -13,6 +13,7 @@ use sefs::types::Timestamp;
 use sefs::vfs::{Caller, FormatOptions, OpenOptions, Owner, Volume};
 
 use crate::disk::Disk;
+use crate::ledger::Ledger;
 use crate::recorder::Recorder;
 use crate::seed::Dice;
 
@@ -92,6 +93,12 @@ impl World {
         World { env, clock: self.clock.clone() }
     }
 
+    /// The same world with a suite that writes every nonce into `ledger`.
+    pub fn recorded_by(&self, ledger: &Ledger) -> World {
+        let env = Env { suite: ledger.suite(self.env.suite.clone()), ..self.env.clone() };
+        World { env, clock: self.clock.clone() }
+    }
+
     /// Formats a fresh disk.
     pub fn format(&self, size_bytes: u64) -> Disk {
         let disk = Recorder::plain(Disk::new(size_bytes));
@@ -113,7 +120,12 @@ impl World {
 impl World {
     /// Checks every invariant of what is stored, data included. Panics with the findings that are errors.
     pub fn check(&self, backend: Arc<dyn Backend>, options: &OpenOptions, context: &str) {
-        let check = CheckOptions { scrub: true, anchor: options.anchor.clone(), ..CheckOptions::default() };
+        let check = CheckOptions {
+            scrub: true,
+            anchor: options.anchor.clone(),
+            memory_bytes: options.memory_bytes,
+            ..CheckOptions::default()
+        };
         let mut wrong = Vec::new();
         let summary = check::check(backend, &key(), &check, &self.env, &mut |event| {
             if let Event::Finding(finding) = event

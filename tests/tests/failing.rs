@@ -4,15 +4,18 @@
 use std::sync::Arc;
 
 use sefs::error::{Error, Posix};
-use sefs::vfs::OpenOptions;
+use sefs::types::InodeNo;
+use sefs::vfs::{Caller, FileKind, NewInode, OpenOptions, WriteMode};
+use sefs_tests::disk::Disk;
 use sefs_tests::faulty::{Fails, Faulty, Plan};
 use sefs_tests::history::History;
 use sefs_tests::op::{Op, Profile, sequence};
 use sefs_tests::recorder::Recorder;
 use sefs_tests::seed::{Dice, scaled, seed};
-use sefs_tests::stage::Stage;
+use sefs_tests::stage::{Stage, filling};
+use sefs_tests::thin::Thin;
 use sefs_tests::walk::walk;
-use sefs_tests::world::{BrokenRng, World, small_memory};
+use sefs_tests::world::{BrokenRng, World, format_options, small_memory};
 
 const PROFILE: Profile = Profile { atomic: true, largest: 150_000, huge: false, remounts: false };
 const SIZE: u64 = 16 << 20;
@@ -184,6 +187,104 @@ fn the_host_is_out_of_space() {
         let volume = world.reseeded(after).open(Arc::new(disk), &small_memory()).expect("a healthy host");
         let found = walk(&volume).expect("a healthy host");
         assert!(campaign.reference.states[durable..=attempted].contains(&found), "seed {seed}, after {after} writes");
+    }
+}
+
+/// The host's disk is thin and has no more space for what was never written: whoever wants to write learns of it, nothing
+/// that was accepted is lost, and once there is space everything goes on.
+#[test]
+fn a_thin_host_runs_out_of_space() {
+    let seed = seed("a_thin_host_runs_out_of_space", 56);
+    let world = World::new(seed);
+    let disk = Recorder::plain(Disk::new(SIZE));
+    let thin = Arc::new(Thin::new(disk.clone()));
+    world.format_on(thin.clone(), &format_options(SIZE)).expect("formatting an empty disk");
+    let volume = world.open(thin.clone(), &small_memory()).expect("a fresh volume");
+    let caller = Caller::root();
+    let make = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
+    let ino = volume.make(&caller, InodeNo::ROOT, b"file", &make).expect("space at the host").ino;
+    let mut content = vec![0; 6 << 20];
+    let mut dice = Dice::new(seed);
+    let mut refusals = 0;
+    for round in 0..scaled(300, 5000) {
+        thin.leave(dice.below(60));
+        let len = [300, 5000, 40_000, 70_000, 500_000][dice.index(5)];
+        let (offset, data) = (dice.index(content.len() - len), filling(round as u32 + 1, len as u32));
+        match volume.write(&caller, ino, offset as u64, &data, WriteMode::Direct) {
+            Ok(count) => content[offset..offset + count].copy_from_slice(&data[..count]),
+            Err(error) => {
+                assert_eq!(error, Error::Posix(Posix::NoSpace), "round {round}");
+                refusals += 1;
+            }
+        }
+        match dice.below(6) {
+            0 | 1 => refusals += no_space_at_most(volume.sync(), round),
+            2 => {
+                world.clock.set(world.clock.seconds() + 10);
+                refusals += no_space_at_most(volume.work(true), round);
+            }
+            3 => {
+                thin.leave(u64::MAX);
+                volume.sync().unwrap_or_else(|error| panic!("round {round}: the host has space again: {error}"));
+            }
+            _ => {}
+        }
+        let mut found = vec![0; len];
+        let count = volume.read(ino, offset as u64, &mut found).expect("reading needs no space");
+        assert!(found[..count] == content[offset..offset + count], "round {round}");
+    }
+    assert!(refusals > 20 && thin.refused() > 20, "the host refused {} writes", thin.refused());
+    thin.leave(u64::MAX);
+    volume.sync().expect("the host has space again");
+    drop(volume);
+    world.check(Arc::new(disk.clone()), &small_memory(), "after the host had no space");
+    let volume = world.open(Arc::new(disk), &small_memory()).expect("a healthy host");
+    let mut found = vec![0; content.len()];
+    let count = volume.read(ino, 0, &mut found).expect("a healthy host");
+    assert!(found[..count] == content[..count] && content[count..].iter().all(|byte| *byte == 0));
+}
+
+fn no_space_at_most<T>(outcome: sefs::error::Result<T>, round: usize) -> u32 {
+    match outcome {
+        Ok(_) => 0,
+        Err(error) => {
+            assert_eq!(error, Error::Posix(Posix::NoSpace), "round {round}");
+            1
+        }
+    }
+}
+
+/// Once a caller was told of a failed write, no other thread writes anything more.
+#[test]
+fn threads_stop_when_one_write_fails() {
+    let seed = seed("threads_stop_when_one_write_fails", 57);
+    let mut dice = Dice::new(seed);
+    for round in 0..scaled(25, 1000) {
+        let world = World::new(seed);
+        let disk = Recorder::plain(world.format(64 << 20));
+        let plan = Plan { what: Fails::Write, after: 20 + dice.below(120), for_ever: false, errno: 5 };
+        let faulty = Arc::new(Faulty::new(disk, Some(plan), seed));
+        let volume = world.open(faulty.clone(), &small_memory()).expect("a fresh volume");
+        let told = std::sync::OnceLock::new();
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let (volume, told, faulty) = (&volume, &told, &faulty);
+                scope.spawn(move || {
+                    let caller = Caller::root();
+                    let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
+                    let Ok(file) = volume.make(&caller, InodeNo::ROOT, &[b'a' + thread], &new) else { return };
+                    for piece in 0..100 {
+                        let (offset, data) = (piece << 17, [thread; 1 << 17]);
+                        if volume.write(&caller, file.ino, offset, &data, WriteMode::Direct).is_err() {
+                            told.get_or_init(|| faulty.count(Fails::Write));
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        let told = told.get().copied().expect("a write failed");
+        assert_eq!(faulty.count(Fails::Write), told, "round {round}: writes after the failure was known");
     }
 }
 

@@ -1,4 +1,5 @@
 //! A volume in a temporary folder, and mounts of it that end with the test.
+#![allow(dead_code, reason = "each test binary uses what it needs")]
 
 use std::fs;
 use std::io::Read;
@@ -13,9 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sealing::Argon2Cost;
 use sefs::backend::{Backend, FileBackend};
+use sefs::check::{CheckOptions, Event, check};
 use sefs::keys::VolumeKey;
 use sefs::vfs::{Env, FormatOptions, Owner, Volume};
-use sefs_tools::{KeyArgs, VolumeId};
+use sefs_tools::{Image, ImageUse, KeyArgs, VolumeId};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_mount-sefs");
 /// Longer than the 10 seconds that the tool grants the users of a busy mount.
@@ -52,6 +54,11 @@ pub(crate) struct Line {
 impl Stage {
     /// A fresh volume of 64 MiB; `None` where this machine cannot mount, which is said loudly.
     pub(crate) fn new() -> Option<Stage> {
+        Stage::of_size(64 << 20)
+    }
+
+    /// A fresh volume of so many bytes.
+    pub(crate) fn of_size(size_bytes: u64) -> Option<Stage> {
         let lack = match (nix::unistd::geteuid().is_root(), fs::metadata("/dev/fuse")) {
             (true, Ok(_)) => None,
             (false, _) => Some("it is not run by root"),
@@ -66,8 +73,25 @@ impl Stage {
         fs::create_dir(&inner).unwrap();
         let (image, key) = (inner.join("image,suid.sefs"), inner.join("key"));
         write_key(&key, 0x5a);
-        format(&image, &key);
+        format(&image, &key, size_bytes);
         Some(Stage { folder, image, key })
+    }
+
+    /// Checks the volume, every data block too; waits until whoever had it mounted has let go.
+    pub(crate) fn check(&self) {
+        let image = Image::open(&self.image, ImageUse::ReadOnly).unwrap();
+        let backend: Arc<dyn Backend> = Arc::new(FileBackend::new(image.file().try_clone().unwrap()).unwrap());
+        let args = KeyArgs { key_file: Some(self.key.clone()), ..KeyArgs::default() };
+        let header = Volume::read_header(&*backend).unwrap();
+        let key = args.key_source(&self.image).unwrap().open_key(&self.image, &header, 1 << 20).unwrap();
+        let mut found = Vec::new();
+        let options = CheckOptions { scrub: true, ..CheckOptions::default() };
+        let summary = check(backend, &key, &options, &Env::host(), &mut |event| {
+            if let Event::Finding(finding) = event {
+                found.push(finding);
+            }
+        });
+        assert_eq!(summary.unwrap().errors, 0, "{found:#?}");
     }
 
     /// Where it is mounted.
@@ -75,6 +99,11 @@ impl Stage {
         let point = self.folder.path().join("mount point");
         fs::create_dir_all(&point).unwrap();
         point
+    }
+
+    /// A path that is in nobody's way.
+    pub(crate) fn outside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// A key file that is not the volume's.
@@ -134,7 +163,12 @@ impl Mount {
 
     /// As umount(8) does, and waits for the server.
     pub(crate) fn umount(self) {
-        nix::mount::umount(&self.point).unwrap();
+        // A process that another test starts has this one's files open for a moment.
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(errno) = nix::mount::umount(&self.point) {
+            assert!(errno == nix::errno::Errno::EBUSY && Instant::now() < deadline, "{errno}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let ended = self.wait();
         assert_eq!(ended.code, Some(0), "{}", ended.said);
     }
@@ -200,14 +234,14 @@ fn write_key(path: &Path, byte: u8) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn format(image: &Path, key: &Path) {
+fn format(image: &Path, key: &Path, size_bytes: u64) {
     let id = VolumeId([7; 16]);
     let args = KeyArgs { key_file: Some(key.to_path_buf()), ..KeyArgs::default() };
     let env = Env::host();
     let volume_key = VolumeKey::generate(&*env.rng).unwrap();
     let slot = args.key_source(image).unwrap().slot_for(&volume_key, &id, &Argon2Cost::CHEAP).unwrap();
     let options = FormatOptions {
-        size_bytes: 64 << 20,
+        size_bytes,
         volume_id: id.0,
         label: String::new(),
         slots: vec![slot],
@@ -215,7 +249,7 @@ fn format(image: &Path, key: &Path) {
         root: Owner { mode: 0o755, uid: 0, gid: 0 },
     };
     let file = fs::File::options().read(true).write(true).create_new(true).open(image).unwrap();
-    file.set_len(64 << 20).unwrap();
+    file.set_len(size_bytes).unwrap();
     let backend: Arc<dyn Backend> = Arc::new(FileBackend::new(file).unwrap());
     Volume::format(backend, &volume_key, &options, &env).unwrap();
 }

@@ -10,7 +10,7 @@ use super::bits::Bits;
 /// Children of a summary page.
 pub(super) const PAGE_CHILDREN: u64 = 64;
 /// Blocks of a quad, the unit that tree nodes need.
-pub(super) const QUAD_BLOCKS: u64 = 4;
+pub(crate) const QUAD_BLOCKS: u64 = 4;
 /// The highest level of a summary page.
 const MAX_LEVELS: u8 = 4;
 /// Header, slots, group 0's homes, and the blocks up to the ring.

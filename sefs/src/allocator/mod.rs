@@ -41,6 +41,8 @@ mod write;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
+use core::ops::Range;
 
 use crate::error::Result;
 use crate::format::AllocEntry;
@@ -48,7 +50,7 @@ use crate::suite::{Nonce, Tag};
 use crate::sync::Mutex;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation};
 
-pub(crate) use geometry::Geometry;
+pub(crate) use geometry::{Geometry, QUAD_BLOCKS};
 pub(crate) use rebuild::{Made, is_made};
 pub(crate) use sets::Pin;
 
@@ -109,6 +111,16 @@ pub(crate) enum Interval {
     Frozen,
 }
 
+/// Pages that are to be sealed anew: those of the groups, and those above them, that an old epoch sealed.
+pub(crate) struct Renewal<'a> {
+    /// Groups whose pages are looked at.
+    pub(crate) groups: Range<u64>,
+    /// Which epochs are old.
+    pub(crate) is_old: &'a dyn Fn(EpochId) -> bool,
+    /// A page that does not open stays as it is; then this is set.
+    pub(crate) left_one: Cell<bool>,
+}
+
 /// How much space there is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Counts {
@@ -120,6 +132,18 @@ pub(crate) struct Counts {
     pub(crate) free_quads: u64,
     /// Blocks that plain data leave to others.
     pub(crate) reserve_blocks: u64,
+}
+
+impl Counts {
+    /// Free blocks whose quad is not free as a whole.
+    pub(crate) fn broken_blocks(&self) -> u64 {
+        self.free_blocks.saturating_sub(self.free_quads * QUAD_BLOCKS)
+    }
+
+    /// Free quads that are left when so many blocks more are taken for data while quads are scarce.
+    pub(crate) fn quads_without(&self, blocks: u64) -> u64 {
+        self.free_quads.saturating_sub(blocks.saturating_sub(self.broken_blocks()).div_ceil(QUAD_BLOCKS))
+    }
 }
 
 /// The allocator of one volume. All methods take `&self`.
@@ -155,7 +179,14 @@ impl Allocator {
     pub(crate) fn allocate_data(&self, io: &dyn PageIo, blocks: u64, use_reserve: bool) -> Result<Vec<Extent>> {
         let mut state = self.state.lock();
         state.ripen(&self.pins);
-        state.allocate_data(io, blocks, use_reserve)
+        state.allocate_data(io, blocks, use_reserve, Interval::Active)
+    }
+
+    /// As [`Allocator::allocate_data`], with the reserve, for blocks that the checkpoint under construction moves.
+    pub(crate) fn allocate_moved(&self, io: &dyn PageIo, blocks: u64) -> Result<Vec<Extent>> {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.allocate_data(io, blocks, true, Interval::Frozen)
     }
 
     /// Takes one node: `blocks_per_node` (a power of two from 4 to 64) neighbouring blocks at a multiple of it. May use all
@@ -173,9 +204,11 @@ impl Allocator {
         state.allocate_block(io, interval)
     }
 
-    /// Takes given blocks: replay of the log. Blocks that are not free, or reserved, are `Corrupt::Allocation`.
+    /// Takes given blocks: replay of the log. Blocks that are not free, or reserved, are `Corrupt::Allocation`; those that
+    /// [`Allocator::hold_released`] holds back are free for it: a checkpoint that is gone had set them free.
     pub(crate) fn mark_taken(&self, io: &dyn PageIo, extent: Extent) -> Result<()> {
-        self.state.lock().mark_taken(io, extent)
+        let mut state = self.state.lock();
+        if state.take_held_back(extent)? { Ok(()) } else { state.mark_taken(io, extent) }
     }
 
     /// Gives back blocks that the active interval no longer needs. Blocks that are not in use are `Corrupt::Allocation`,
@@ -216,8 +249,10 @@ impl Allocator {
 
     /// Writes the pages of the checkpoint under construction, each to its next home, and returns the root's entry. After
     /// it nothing is allocated or released for this checkpoint.
-    pub(crate) fn write_pages(&self, io: &dyn PageIo) -> Result<AllocEntry> {
-        write::write_pages(&self.geometry, &self.state, io)
+    ///
+    /// `renewal` names pages that are written though nothing in them changes.
+    pub(crate) fn write_pages(&self, io: &dyn PageIo, renewal: Option<&Renewal<'_>>) -> Result<AllocEntry> {
+        write::write_pages(&self.geometry, &self.state, io, renewal)
     }
 
     /// The checkpoint under construction is durable, as `generation`. Called after readers that pin from now on find the
@@ -236,6 +271,11 @@ impl Allocator {
         Pins::pin(&self.pins)
     }
 
+    /// Readers need nothing of checkpoints before this one, which is durable.
+    pub(crate) fn oldest_read(&self) -> Generation {
+        self.pins.oldest_needed()
+    }
+
     /// Sets what plain data leave to others, in blocks.
     pub(crate) fn set_reserve(&self, blocks: u64) {
         self.state.lock().reserve_blocks = blocks;
@@ -246,6 +286,15 @@ impl Allocator {
         let mut state = self.state.lock();
         state.ripen(&self.pins);
         state.counts()
+    }
+
+    /// As [`Allocator::counts`], with every free quad counted, for which pages may have to be read.
+    pub(crate) fn exact_counts(&self, io: &dyn PageIo) -> Result<Counts> {
+        let mut state = self.state.lock();
+        state.ripen(&self.pins);
+        state.know_quads(io)?;
+        state.resolve_all(io)?;
+        Ok(state.counts())
     }
 
     /// Takes out runs of at least 1 MiB that became free, for the caller to discard and then to report with

@@ -103,7 +103,13 @@ impl Need {
 }
 
 impl State {
-    pub(super) fn allocate_data(&mut self, io: &dyn PageIo, blocks: u64, use_reserve: bool) -> Result<Vec<Extent>> {
+    pub(super) fn allocate_data(
+        &mut self,
+        io: &dyn PageIo,
+        blocks: u64,
+        use_reserve: bool,
+        interval: Interval,
+    ) -> Result<Vec<Extent>> {
         self.know_quads(io)?;
         let floor = if use_reserve { self.reserve_blocks / 16 } else { self.reserve_blocks };
         if self.free_blocks.saturating_sub(floor) < blocks {
@@ -111,12 +117,14 @@ impl State {
         }
         let floor_quads = floor.div_ceil(QUAD_BLOCKS);
         let mut runs = Vec::new();
-        let done = if self.free_quads >= floor_quads.saturating_add(blocks) {
+        // Who may use the reserve still breaks none of its quads while there are other blocks.
+        let plenty = self.reserve_blocks.div_ceil(QUAD_BLOCKS).saturating_add(blocks);
+        let done = if self.free_quads >= plenty {
             self.take_any(io, blocks, &mut runs)
         } else {
             self.take_thriftily(io, blocks, floor_quads, &mut runs)
         };
-        self.settle(done, runs, Interval::Active)
+        self.settle(done, runs, interval)
     }
 
     pub(super) fn allocate_block(&mut self, io: &dyn PageIo, interval: Interval) -> Result<BlockAddr> {

@@ -95,6 +95,15 @@ impl State {
         self.sets.taken.insert(run).map_err(twice)
     }
 
+    /// Whether a block is held back by [`State::hold_released`]; from now on it is not, but in use.
+    pub(super) fn take_held_back(&mut self, run: Extent) -> Result<bool> {
+        let waits = |set: &IntervalSet| set.within(run).map(|part| part.blocks).sum::<u64>() == run.blocks;
+        let Some(set) = self.sets.waiting.values_mut().find(|set| waits(set)) else { return Ok(false) };
+        set.remove(run);
+        self.sets.taken.insert(run).map_err(twice)?;
+        Ok(true)
+    }
+
     /// A log group names these blocks: they belong to the interval that its layer belongs to.
     pub(super) fn name(&mut self, run: Extent) -> Result<()> {
         let unnamed: u64 = self.sets.unnamed.within(run).map(|part| part.blocks).sum();
@@ -216,7 +225,7 @@ impl Pins {
 
     /// What checkpoints below this number released is needed by nobody: they have a durable successor, and every reader
     /// began with one of them or later.
-    fn oldest_needed(&self) -> Generation {
+    pub(super) fn oldest_needed(&self) -> Generation {
         let pinned = self.0.lock();
         let reader = pinned.readers.keys().next().map(|oldest| Generation(oldest.0.saturating_add(1)));
         reader.map_or(pinned.current, |reader| reader.min(pinned.current))

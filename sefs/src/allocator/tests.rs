@@ -90,7 +90,7 @@ fn data(allocator: &Allocator, disk: &Disk, blocks: u64) -> Result<Vec<Extent>> 
 
 fn checkpoint(allocator: &Allocator, disk: &Disk, generation: u64) -> AllocEntry {
     allocator.freeze();
-    let root = allocator.write_pages(disk).unwrap();
+    let root = allocator.write_pages(disk, None).unwrap();
     allocator.finish(Generation(generation)).unwrap();
     root
 }
@@ -110,7 +110,7 @@ fn a_sparse_petabyte_costs_nothing() {
     data(&allocator, &disk, 1_000).unwrap();
     allocator.freeze();
     allocator.allocate_node(&disk, 4, Interval::Frozen).unwrap();
-    let root = allocator.write_pages(&disk).unwrap();
+    let root = allocator.write_pages(&disk, None).unwrap();
     assert_eq!(disk.reads(), 0, "what was never written is not read");
     assert_eq!(disk.pages.lock().len(), 5, "one path of pages");
     allocator.finish(Generation(1)).unwrap();
@@ -298,7 +298,7 @@ fn the_versions_of_both_slots_stay_when_checkpoints_fail() {
     for _ in 0..4 {
         data(&allocator, &disk, 100).unwrap();
         allocator.freeze();
-        allocator.write_pages(&disk).unwrap();
+        allocator.write_pages(&disk, None).unwrap();
         allocator.unfreeze().unwrap();
         let used = roots.iter().map(|root| disk.demand_whole(&geometry, root).iter().filter(|used| **used).count());
         assert_eq!(used.collect::<Vec<_>>(), [100, 200]);
@@ -350,7 +350,7 @@ fn allocation_goes_on_while_pages_are_written() {
         all.extend(data(&allocator, &disk, 10_000).unwrap());
         let busy = Busy(&disk, &allocator, Mutex::new(Vec::new()));
         allocator.freeze();
-        let root = allocator.write_pages(&busy).unwrap();
+        let root = allocator.write_pages(&busy, None).unwrap();
         let used = disk.demand_whole(&geometry, &root).iter().filter(|used| **used).count();
         assert_eq!(used as u64, blocks_of(&all), "the checkpoint holds what was taken before its freeze");
         allocator.finish(Generation(generation)).unwrap();

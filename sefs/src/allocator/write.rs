@@ -12,8 +12,8 @@ use super::intervals::IntervalSet;
 use super::pages::{Summary, read_bitmap, read_summary, saturated, slot, sum};
 use super::rebuild::is_made;
 use super::sets::Phase;
-use super::{Extent, PageIo};
-use crate::error::{Corrupt, Result};
+use super::{Extent, PageIo, Renewal};
+use crate::error::{Corrupt, Error, Result};
 use crate::format::AllocEntry;
 use crate::sync::Mutex;
 use crate::types::{BLOCK_SIZE, BlockAddr, GROUP_BLOCKS};
@@ -23,9 +23,14 @@ type Known = BTreeMap<(u8, u64), Arc<Summary>>;
 
 /// Applies the sets of the checkpoint under construction to the stored pages. The state's lock is not held while pages are
 /// read, sealed and written: until the end everybody else sees the old pages, and a view is the same either way.
-pub(super) fn write_pages(geometry: &Geometry, state: &Mutex<State>, io: &dyn PageIo) -> Result<AllocEntry> {
+pub(super) fn write_pages(
+    geometry: &Geometry,
+    state: &Mutex<State>,
+    io: &dyn PageIo,
+    renewal: Option<&Renewal<'_>>,
+) -> Result<AllocEntry> {
     let (root, known, changes) = begin(state, io)?;
-    let mut walk = Walk { geometry, io, set: changes.0, clear: changes.1, known };
+    let mut walk = Walk { geometry, io, set: changes.0, clear: changes.1, known, renewal };
     let root = walk.page(geometry.levels(), 0, &root);
     let mut state = state.lock();
     let Some(frozen) = state.sets.frozen.as_mut() else { return root };
@@ -61,6 +66,7 @@ struct Walk<'a> {
     set: IntervalSet,
     clear: IntervalSet,
     known: Known,
+    renewal: Option<&'a Renewal<'a>>,
 }
 
 impl Walk<'_> {
@@ -78,12 +84,23 @@ impl Walk<'_> {
         let mut child = index * PAGE_CHILDREN;
         while let Some(next) = self.next_to_write(level - 1, child, &summary).filter(|next| *next < end) {
             let old = summary[slot(next)];
-            let new = self.page(level - 1, next, &old)?;
+            let touched = self.next_touched(level - 1, next) == Some(next) || is_made(&old);
+            child = next + 1;
+            if !touched && !old.present {
+                continue;
+            }
+            let new = match self.page(level - 1, next, &old) {
+                // A page that only its age brought us to need not open for the checkpoint.
+                Err(Error::Tampered(_) | Error::Backend(_)) if !touched => {
+                    self.leave_one();
+                    old
+                }
+                new => new?,
+            };
             changed |= new != old;
             summary[slot(next)] = new;
-            child = next + 1;
         }
-        if !changed && !is_made(entry) {
+        if !changed && !is_made(entry) && !self.is_old(level, index, entry) {
             return Ok(*entry);
         }
         let mut page = Box::new([0; BLOCK_SIZE]);
@@ -97,12 +114,12 @@ impl Walk<'_> {
         self.write(level, index, entry, &page, free)
     }
 
-    /// The first child of `summary`, from `child` on, whose blocks change or that was made and never written.
+    /// As [`Walk::next_visited`], or the next child of `summary` that was made and never written.
     fn next_to_write(&self, level: u8, child: u64, summary: &Summary) -> Option<u64> {
         let made = summary.iter().skip(slot(child)).position(is_made);
         // A page has 64 children. At its end there is none left to look at, whatever the slot says.
         let made = made.and_then(|ahead| u64::try_from(ahead).ok()).map(|ahead| child + ahead);
-        self.next_touched(level, child).into_iter().chain(made).min()
+        self.next_visited(level, child).into_iter().chain(made).min()
     }
 
     /// The first page of a level, from `index` on, whose blocks change.
@@ -111,6 +128,29 @@ impl Walk<'_> {
         let from = index * blocks;
         let next = [&self.set, &self.clear].into_iter().filter_map(|set| set.next_from(from)).min()?;
         Some(next / blocks)
+    }
+
+    /// As [`Walk::next_touched`], or the next page that has to be looked at for its age.
+    fn next_visited(&self, level: u8, index: u64) -> Option<u64> {
+        let touched = self.next_touched(level, index);
+        let Some(renewal) = self.renewal else { return touched };
+        let old = index.max(renewal.groups.start / span(level));
+        let old = (old < renewal.groups.end.div_ceil(span(level))).then_some(old);
+        touched.into_iter().chain(old).min()
+    }
+
+    fn is_old(&self, level: u8, index: u64, entry: &AllocEntry) -> bool {
+        self.renewal.is_some_and(|renewal| {
+            let groups = index * span(level)..(index + 1) * span(level);
+            let within = groups.start < renewal.groups.end && renewal.groups.start < groups.end;
+            within && entry.present && (renewal.is_old)(entry.epoch)
+        })
+    }
+
+    fn leave_one(&self) {
+        if let Some(renewal) = self.renewal {
+            renewal.left_one.set(true);
+        }
     }
 
     fn bitmap(&mut self, group: u64, entry: &AllocEntry) -> Result<AllocEntry> {
@@ -125,7 +165,7 @@ impl Walk<'_> {
             demand(&bits, range, run, false)?;
             bits.unset(run.start() - range.start(), run.blocks);
         }
-        if bits == old && !is_made(entry) {
+        if bits == old && !is_made(entry) && !self.is_old(0, group, entry) {
             return Ok(*entry);
         }
         let free = FreeBelow { blocks: bits.free_blocks(), quads: bits.free_quads() };

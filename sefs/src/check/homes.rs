@@ -36,7 +36,7 @@ fn learn_epochs(image: &Image, checkpoint: &Checkpoint) {
         if let Ok(read) = image.read_bytes(entry.addr, BLOCK_SIZE) {
             bytes.copy_from_slice(&read);
             // One that does not open teaches nothing.
-            let _ = image.sealer.open_epoch_page(index, &bytes, &entry.tag);
+            let _ = image.sealer.open_epoch_page(index, &bytes, &entry.tag, checkpoint.generation, false);
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::format::{
 use crate::keys::{OpenFault, OpenedSlot, VolumeKey};
 use crate::node::Node;
 use crate::sealer::{OpenFailure, Sealer};
+use crate::store::find_replica;
 use crate::tree::{NodeReader, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation};
 
@@ -142,12 +143,8 @@ fn headers(
         Ok(copy) => copies.push(copy),
         Err(error) => {
             report.found(Finding::HeaderCopy { replica: false });
-            // The replica's place is only known from a header. A damaged one still may tell it, and lies at worst.
-            let len = Header::decode(&primary).map(|header| header.total_blocks * BLOCK_SIZE_U64);
-            let len = len.or_else(|_| backend.len_bytes())?;
-            let at = (len / BLOCK_SIZE_U64).saturating_sub(HEADER_BLOCKS) * BLOCK_SIZE_U64;
-            let replica = read(at).map_err(Error::from).and_then(|bytes| key.verify_header(&*env.suite, &bytes));
-            copies.push(replica.map_err(|_| error)?);
+            let open = |bytes: &[u8]| key.verify_header(&*env.suite, bytes).ok();
+            copies.push(find_replica(backend, Some(&primary), open)?.ok_or(error)?);
             return Ok(copies);
         }
     }
@@ -226,7 +223,7 @@ fn load_epochs(
             }
             Some(Ok(buf)) => {
                 bytes.copy_from_slice(buf.bytes());
-                if sealer.open_epoch_page(index, &bytes, &page.tag).is_err() {
+                if sealer.open_epoch_page(index, &bytes, &page.tag, checkpoint.generation, true).is_err() {
                     report.found(Finding::EpochPage { index });
                 }
             }
@@ -239,9 +236,10 @@ fn load_epochs(
     }
 }
 
-/// Whether something may claim to be written by `birth`, seen from a checkpoint and the log above it.
+/// Whether something may claim to be written by `birth`, seen from a checkpoint and the log above it. The log may go on past a
+/// newer checkpoint whose slot is lost: that one's number is one or, after an earlier loss, three higher.
 pub(super) fn is_born(birth: Generation, checkpoint: Generation, logged: bool) -> bool {
-    birth <= checkpoint || (logged && birth.0 == checkpoint.0 + 1)
+    birth <= checkpoint || (logged && birth.0 - checkpoint.0 <= 4)
 }
 
 #[cfg(test)]
@@ -250,7 +248,9 @@ impl Image {
     pub(crate) fn pages_with_live(&self, delta: i64) -> crate::keys::SealedEpochPage {
         let (epoch, live) = *self.sealer.epochs().last().unwrap();
         self.sealer.set_live(epoch, live.checked_add_signed(delta).unwrap());
-        self.sealer.seal_epoch_pages().unwrap().swap_remove(0)
+        let (generation, log_epoch) = (self.checkpoint.generation, self.checkpoint.log_epoch);
+        let (mut pages, _) = self.sealer.seal_epoch_pages(generation, &Default::default(), 1, log_epoch).unwrap();
+        pages.swap_remove(0)
     }
 
     /// The home that the newest checkpoint has for the first group's bitmap, as a bit.

@@ -40,6 +40,16 @@ struct Group {
     body: GroupBody,
 }
 
+/// What the search behind the log's end gives.
+enum Behind {
+    /// The highest flushed LSN that an authentic group there tells of; zero if there is none.
+    Flushed(Lsn),
+    /// More that looks like groups and is none than a torn log can hold; looking at all of it might never end.
+    TooMuch,
+}
+
+/// How many times the ring's length such claims may add up to, as recovery has it.
+const FALSE_CLAIMS: u64 = 8;
 /// Sums of an LSN below this and a group's length do not overflow.
 const LSN_END: u64 = 1 << 62;
 /// Ring blocks that the search behind the log's end reads at once.
@@ -92,11 +102,16 @@ fn measure(image: &Image, start: Point, end: Option<Lsn>, report: &mut Report<'_
             }
         }
     }
-    if !image.checkpoint.clean && flushed_behind(image, at.lsn, start.lsn)?.is_some_and(|behind| behind > at.lsn) {
-        // What stands behind confirms everything before the break, cut or not.
+    if end == Some(at.lsn) {
+        // What stands behind confirms everything before the cut.
         flushed = flushed.max(at.lsn);
-        if end != Some(at.lsn) {
-            report.found(Finding::LogBroken { lsn: at.lsn });
+    } else if !image.checkpoint.clean {
+        match flushed_behind(image, at.lsn, start.lsn)? {
+            Behind::Flushed(behind) if behind <= at.lsn => {}
+            Behind::Flushed(_) | Behind::TooMuch => {
+                flushed = flushed.max(at.lsn);
+                report.found(Finding::LogBroken { lsn: at.lsn });
+            }
         }
     }
     Ok((flushed, groups))
@@ -148,22 +163,31 @@ fn open_group(
     Ok(Some(GroupBody::decode(&plain, prefix.data_blocks).map(|body| Group { prefix: *prefix, body })))
 }
 
-/// The highest flushed LSN that any authentic group behind the chain's end tells of.
-fn flushed_behind(image: &Image, from: Lsn, start: Lsn) -> Result<Option<Lsn>> {
-    let (mut at, mut found) = (from.0, None);
-    let end = start.0 + image.ring_blocks;
+/// What stands behind the chain's end.
+fn flushed_behind(image: &Image, from: Lsn, start: Lsn) -> Result<Behind> {
+    let (mut at, mut found) = (from.0, Lsn(0));
+    let (mut budget, end) = (image.ring_blocks * FALSE_CLAIMS, start.0 + image.ring_blocks);
     while at < end {
         let count = LOOK_ON_BLOCKS.min(end - at);
         let bytes = read_ring(image, Lsn(at), count)?;
+        let mut next = at;
         for (lsn, block) in (at..).zip(bytes.chunks_exact(BLOCK_SIZE)) {
-            let Some(prefix) = prefix_of(block).filter(|prefix| prefix.lsn == Lsn(lsn)) else { continue };
-            if let Some(Ok(group)) = open_group(image, &prefix, image.ring_blocks)? {
-                found = found.max(Some(group.body.flushed_lsn));
+            let fits =
+                |prefix: &GroupPrefix| prefix.lsn == Lsn(lsn) && lsn >= next && prefix.total_blocks() <= end - lsn;
+            let prefix = prefix_of(block).filter(fits);
+            let Some(prefix) = prefix.filter(|prefix| image.sealer.knows_epoch(prefix.epoch)) else { continue };
+            if let Some(Ok(group)) = open_group(image, &prefix, end - lsn)? {
+                found = found.max(group.body.flushed_lsn);
+                next = lsn + prefix.record_blocks();
+            } else if let Some(left) = budget.checked_sub(prefix.record_blocks()) {
+                budget = left;
+            } else {
+                return Ok(Behind::TooMuch);
             }
         }
-        at += count;
+        at = next.max(at + count);
     }
-    Ok(found)
+    Ok(Behind::Flushed(found))
 }
 
 /// Whether every data block that the group names authenticates.

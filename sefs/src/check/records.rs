@@ -80,10 +80,11 @@ pub(super) fn scan(image: &Image, replay: &Replay, from: Key, end: Key, limit: u
         match change {
             Change::Put(value) => drop(records.insert(*key, value.clone())),
             Change::Delete => drop(records.remove(key)),
-            Change::Patch(_) => match over(replay, *key, records.remove(key)) {
-                Some(chunk) => drop(records.insert(*key, chunk)),
-                None => {}
-            },
+            Change::Patch(_) => {
+                if let Some(chunk) = over(replay, *key, records.remove(key)) {
+                    records.insert(*key, chunk);
+                }
+            }
         }
     }
     Ok((records.into_iter().collect(), until))

@@ -62,6 +62,7 @@ pub(crate) fn open(backend: &Arc<MemoryBackend>) -> Store {
         volume_id: None,
         memory_bytes,
         corrections: None,
+        max_epochs: MAX_EPOCHS,
     };
     Store::open(backend.clone(), &key(), &options, &env()).unwrap()
 }

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::alloc_entry::AllocEntry;
 use super::block_ref::BlockRef;
-use super::codec::{Decoded, Reader, U48_END, Writer, count_u16, count_u32};
+use super::codec::{COUNTER_END, Decoded, Reader, U48_END, Writer, count_u16, count_u32};
 use super::epoch_page::ENTRIES_PER_EPOCH_PAGE;
 use crate::suite::Tag;
 use crate::types::{BlockAddr, EpochId, Generation, Lsn};
@@ -28,6 +28,8 @@ pub const SYSTEM_TREE: u32 = 0;
 /// The tree of files.
 pub const FILES_TREE: u32 = 1;
 
+/// Generations are below: the next ones still fit the 48 bits that a birth has.
+const GENERATION_END: u64 = U48_END / 2;
 const FLAG_CLEAN: u16 = 1;
 const FLAG_EPOCH_START: u16 = 2;
 const ROOT_LEN: usize = 96;
@@ -36,7 +38,7 @@ const EPOCH_PAGE_REF_LEN: usize = 24;
 /// The state of a volume at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Checkpoint {
-    /// Its number, from 1, below 2^48.
+    /// Its number, from 1, below 2^47.
     pub generation: Generation,
     /// The salt of the slot that held the checkpoint before; zero for the first.
     pub previous_salt: [u8; 32],
@@ -170,7 +172,7 @@ impl Checkpoint {
     pub fn decode(bytes: &[u8]) -> Decoded<Checkpoint> {
         let mut reader = Reader::new(bytes);
         let generation = Generation(reader.u64()?);
-        if generation.0 == 0 || generation.0 >= U48_END {
+        if generation.0 == 0 || generation.0 >= GENERATION_END {
             return Err("generation");
         }
         let (previous_salt, log_start, previous_tag) = (reader.array()?, Lsn(reader.u64()?), reader.array()?);
@@ -198,6 +200,10 @@ impl Checkpoint {
         let nodes = reader.u64()?;
         reader.zeros(1744)?;
         reader.end()?;
+        let counters = [log_start.0, next_id, free_blocks, unwritten_blocks, inodes, nodes, anchor.counter];
+        if counters.iter().any(|&counter| counter >= COUNTER_END) {
+            return Err("a counter that no volume reaches");
+        }
         let (clean, epoch_start) = (flags & FLAG_CLEAN != 0, flags & FLAG_EPOCH_START != 0);
         #[rustfmt::skip]
         let checkpoint = Checkpoint {

@@ -198,7 +198,8 @@ impl Patch {
 
     /// No fewer bytes than the stored form has.
     pub(crate) fn max_len(&self) -> usize {
-        HEAD_LEN + self.changes.len() * (RUN_LEN + TAG_LEN)
+        let data = self.changes.iter().filter(|(_, state)| matches!(state, BlockState::Data(_)));
+        HEAD_LEN + data.count() * (RUN_LEN + TAG_LEN)
     }
 
     /// The stored form, as a log record holds it.

@@ -19,6 +19,8 @@ use crate::error::{Error, Incompatible, Malformed, Result, Tampered};
 use crate::suite::{SecretKey, Suite};
 use crate::types::{BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, GROUP_BLOCKS};
 
+/// How a header begins.
+pub const HEADER_MAGIC: &[u8; 8] = b"SEFSvol\0";
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 65_536;
 /// Blocks of a header.
@@ -40,7 +42,6 @@ pub const RING_START: BlockAddr = BlockAddr(64);
 /// The suite that this version uses.
 pub const SUITE_AES_256_GCM: u16 = 1;
 
-const MAGIC: &[u8; 8] = b"SEFSvol\0";
 const IMAGE_READ_WRITE: u16 = 1;
 const NAME_HASH_SHA256: u16 = 1;
 /// Incompatible features that this version knows: none.
@@ -52,6 +53,7 @@ const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 const IMMUTABLE_LEN: usize = 256;
 const COMMITMENT_AT: usize = 80;
 const VOLUME_ID_AT: usize = 24;
+const TOTAL_BLOCKS_AT: usize = 280;
 const MAC_AT: usize = HEADER_LEN - 32;
 const BLOCKS_PER_CHUNK: u32 = 64;
 const BLOCKS_PER_GROUP: u32 = 32_768;
@@ -181,7 +183,7 @@ impl Header {
     ///
     /// Errors: `Malformed` and `Incompatible`.
     pub fn decode(bytes: &[u8]) -> Result<Header> {
-        if !bytes.starts_with(MAGIC) {
+        if !bytes.starts_with(HEADER_MAGIC) {
             return Err(Malformed::NotSefs.into());
         }
         if bytes.len() != HEADER_LEN {
@@ -211,6 +213,11 @@ impl Header {
         Ok((header, VerifiedHeader { digest: suite.sha256(&[bytes]), immutable_digest }))
     }
 
+    /// The size in blocks that a header's bytes state, whatever else they hold: a hint where the replica stands.
+    pub fn stored_total_blocks(bytes: &[u8]) -> Option<u64> {
+        bytes.get(TOTAL_BLOCKS_AT..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+
     /// Whether the volume has features without which it can only be read.
     pub fn requires_read_only(&self) -> bool {
         self.read_only_compatible & !KNOWN_READ_ONLY_COMPATIBLE != 0
@@ -219,7 +226,7 @@ impl Header {
     /// All bytes up to the authentication code, which is zero.
     fn write_fields(&self, commitment: &[u8; 32]) -> Vec<u8> {
         let mut out = Writer::with_capacity(HEADER_LEN);
-        out.bytes(MAGIC).u16(FORMAT_VERSION).u16(IMAGE_READ_WRITE).zeros(4).u64(self.incompatible);
+        out.bytes(HEADER_MAGIC).u16(FORMAT_VERSION).u16(IMAGE_READ_WRITE).zeros(4).u64(self.incompatible);
         out.bytes(&self.volume_id).u16(SUITE_AES_256_GCM).u16(NAME_HASH_SHA256).u32(self.node_size_bytes);
         out.u32(BLOCKS_PER_CHUNK).u32(BLOCKS_PER_GROUP).u64(self.ring_start.0).u64(self.ring_blocks);
         out.u64(self.max_unmerged_bytes).bytes(commitment).pad_to(IMMUTABLE_LEN);
@@ -287,7 +294,7 @@ impl Header {
 fn read_version(bytes: &[u8]) -> Result<()> {
     let mut reader = Reader::new(bytes);
     let mut read = || -> Decoded<_> {
-        reader.bytes(MAGIC.len())?;
+        reader.bytes(HEADER_MAGIC.len())?;
         let (version, image_type, zeros, incompatible) = (reader.u16()?, reader.u16()?, reader.zeros(4), reader.u64()?);
         reader.bytes(16)?;
         Ok((version, image_type, zeros, incompatible, reader.u16()?))

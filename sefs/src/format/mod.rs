@@ -28,15 +28,16 @@ pub use group::{
     GROUP_ASSOCIATED_LEN, GROUP_BODY_HEAD_LEN, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord, RECORD_HEAD_LEN,
 };
 pub use header::{
-    CHECKPOINT_SLOTS, HEADER_BLOCKS, HEADER_LEN, Header, KeySlot, LayerRef, MAX_KEY_SLOTS, MAX_LABEL_LEN,
+    CHECKPOINT_SLOTS, HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, KeySlot, LayerRef, MAX_KEY_SLOTS, MAX_LABEL_LEN,
     MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, RING_START, SUITE_AES_256_GCM, VerifiedHeader, ring_blocks_for,
     usable_blocks,
 };
 pub use inode::{FileKind, INODE_FIXED_LEN, Inode, InodeFlags, MAX_FILE_SIZE};
 pub use key::{KEY_LEN, Key, Kind, MAX_VALUE_LEN};
 pub use record::{
-    DirEntryRecord, FIRST_NAME_KEY, INLINE_FILE_MAX, JobRecord, NAME_DISCRIMINATORS, NAME_MAX, OrphanRecord,
-    RangeRecord, SYMLINK_MAX, SpaceRecord, XATTR_PART_LEN, XATTR_VALUE_MAX, XattrHead, name_hash, name_key, xattr_key,
+    DirEntryRecord, FIRST_NAME_KEY, INLINE_FILE_MAX, JobRecord, MAX_JOB_EPOCHS, NAME_DISCRIMINATORS, NAME_MAX,
+    OrphanRecord, RangeRecord, SYMLINK_MAX, SpaceRecord, XATTR_PART_LEN, XATTR_VALUE_MAX, XattrHead, name_hash,
+    name_key, xattr_key,
 };
 
 /// The version of the format that this library writes and reads.

@@ -118,7 +118,7 @@ fn checkpoint_fields_stand_where_the_page_says() {
         ("anchor policy", |it| it.anchor.policy = AnchorPolicy::Checkpoint),
         ("anchor kind", |it| it.anchor.kind = AnchorKind::ContentBound),
         ("anchor identity", |it| it.anchor.identity = [0xff; 32]),
-        ("anchor counter", |it| it.anchor.counter = u64::MAX),
+        ("content-bound: the anchor's counter", |it| it.anchor.counter = u64::MAX),
         ("roots", |it| it.roots[1].parent = u32::MAX),
     ];
     // Two rows start with the same words: the number of accepted digests and the digests.

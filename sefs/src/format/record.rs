@@ -193,20 +193,28 @@ impl OrphanRecord {
 }
 
 /// A background job and how far it has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JobRecord {
-    /// The epoch whose blocks are sealed anew (job type 1, the only one).
-    pub reencrypt: EpochId,
-    /// The first key that is not done.
+    /// The epochs whose blocks are sealed anew (job type 1, the only one): at least one, at most [`MAX_JOB_EPOCHS`], rising.
+    pub reencrypt: Vec<EpochId>,
+    /// The first key that is not done. At the largest object and [`Kind::Job`](super::Kind::Job), all trees are, and the
+    /// offset is the first group whose allocation pages are not.
     pub cursor: Key,
 }
+
+/// Epochs that one job may have.
+pub const MAX_JOB_EPOCHS: usize = 1024;
 
 impl JobRecord {
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::with_capacity(25);
-        out.u8(JOB_REENCRYPT).zeros(3).u32(self.reencrypt.0);
+        let mut out = Writer::with_capacity(25 + 4 * self.reencrypt.len());
+        let count = u32::try_from(self.reencrypt.len()).expect("at most MAX_JOB_EPOCHS");
+        out.u8(JOB_REENCRYPT).zeros(3).u32(count);
         self.cursor.write(&mut out);
+        for epoch in &self.reencrypt {
+            out.u32(epoch.0);
+        }
         out.finish()
     }
 
@@ -217,8 +225,20 @@ impl JobRecord {
             return Err("job type");
         }
         reader.zeros(3)?;
-        let job = JobRecord { reencrypt: EpochId(reader.u32()?), cursor: Key::read(&mut reader)? };
-        reader.end().map(|()| job)
+        let count = usize::try_from(reader.u32()?).map_err(|_| "job epoch count")?;
+        if !(1..=MAX_JOB_EPOCHS).contains(&count) {
+            return Err("job epoch count");
+        }
+        let cursor = Key::read(&mut reader)?;
+        let mut reencrypt = Vec::with_capacity(count);
+        for _ in 0..count {
+            let epoch = EpochId(reader.u32()?);
+            if reencrypt.last().is_some_and(|last| *last >= epoch) {
+                return Err("job epochs do not rise");
+            }
+            reencrypt.push(epoch);
+        }
+        reader.end().map(|()| JobRecord { reencrypt, cursor })
     }
 }
 

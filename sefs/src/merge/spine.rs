@@ -45,6 +45,10 @@ where
         self.writer.release(reference);
     }
 
+    pub(super) fn is_unwanted(&self, reference: &BlockRef) -> bool {
+        self.writer.is_unwanted(reference)
+    }
+
     /// Adds an entry at the right end of `level`. `fresh`: the old tree did not have it.
     pub(super) fn push(&mut self, level: u8, key: Key, value: &[u8], fresh: bool) -> Result<()> {
         let pending = &mut self.levels[usize::from(level)];

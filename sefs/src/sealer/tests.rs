@@ -47,10 +47,16 @@ fn counter(nonce: &Nonce) -> u32 {
 /// Adds the epochs of one sealer to another, as a reopening does.
 fn reopened(from: &Sealer) -> Sealer {
     let to = sealer_of(1, Arc::new(CountingRng::default()));
-    for (index, page) in (0..).zip(from.seal_epoch_pages().unwrap()) {
-        to.open_epoch_page(index, &page.bytes, &page.tag).unwrap();
+    for (index, page) in (0..).zip(pages(from, 1, &[]).unwrap()) {
+        to.open_epoch_page(index, &page.bytes, &page.tag, Generation(1), true).unwrap();
     }
     to
+}
+
+fn pages(sealer: &Sealer, generation: u64, left_out: &[EpochId]) -> error::Result<Vec<SealedEpochPage>> {
+    let left_out = left_out.iter().copied().collect();
+    let most = sealer.epoch_page_count(&left_out);
+    sealer.seal_epoch_pages(Generation(generation), &left_out, most, EpochId(0)).map(|(pages, _)| pages)
 }
 
 #[test]
@@ -239,24 +245,89 @@ fn a_retiring_epoch_still_seals_the_group_that_names_its_successor() {
     assert!(sealer.new_epoch_record(EpochId(3)).is_none());
 }
 
+/// Epochs 1 to 4 of an earlier mount and 5 of this one.
+fn aged(live: [u64; 4]) -> Sealer {
+    let sealer = sealer_of(1, Arc::new(CountingRng::default()));
+    for (id, live) in (1..).zip(live) {
+        sealer.add_epoch(EpochId(id), SecretKey::new([1; 32]), live).unwrap();
+    }
+    assert_eq!(sealer.new_epoch(), Ok(EpochId(5)));
+    sealer
+}
+
+fn dead(sealer: &Sealer, generation: u64, needed: u32) -> Vec<EpochId> {
+    sealer.dead_epochs(Generation(generation), EpochId(needed)).into_iter().collect()
+}
+
 #[test]
 fn epochs_are_dropped_when_nothing_needs_them() {
-    let sealer = sealer();
-    for _ in 0..3 {
-        sealer.new_epoch().unwrap();
-    }
-    sealer.adjust_live(EpochId(1), 5);
-    sealer.adjust_live(EpochId(2), 5);
-    sealer.adjust_live(EpochId(2), -5);
-    assert_eq!(sealer.drop_dead_epochs(EpochId(2)), [], "1 has live blocks, the log needs 2 and on");
-    assert_eq!(sealer.drop_dead_epochs(EpochId(9)), [EpochId(2), EpochId(3)], "the current one stays");
-    assert_eq!(sealer.epochs(), [(EpochId(1), 5), (EpochId(4), 0)]);
-    sealer.adjust_live(EpochId(1), -6);
-    assert_eq!(sealer.epochs()[0], (EpochId(1), LIVE_UNKNOWN), "a count that was wrong");
-    sealer.adjust_live(EpochId(1), -6);
-    assert_eq!(sealer.drop_dead_epochs(EpochId(9)), []);
+    let sealer = aged([5, 0, 0, 7]);
+    assert_eq!(dead(&sealer, 9, 9), [], "no checkpoint tells yet that 2 and 3 are dead");
+    pages(&sealer, 9, &[]).unwrap();
+    assert_eq!(dead(&sealer, 9, 9), [], "checkpoint 9 is the first that names nothing of them");
+    assert_eq!(dead(&sealer, 10, 3), [EpochId(2)], "the log needs 3 and on");
+    assert_eq!(dead(&sealer, 10, 9), [EpochId(2), EpochId(3)]);
+    assert_eq!(sealer.drop_dead_epochs(Generation(9), EpochId(9)), [], "a reader began before checkpoint 9");
+    assert_eq!(sealer.drop_dead_epochs(Generation(10), EpochId(9)), [EpochId(2), EpochId(3)]);
+    assert_eq!(sealer.epochs(), [(EpochId(1), 5), (EpochId(4), 7), (EpochId(5), 0)]);
+}
+
+#[test]
+fn an_epoch_that_was_drawn_here_is_never_dropped_here() {
+    let sealer = aged([1, 1, 1, 1]);
+    assert_eq!(sealer.new_epoch(), Ok(EpochId(6)));
+    pages(&sealer, 9, &[]).unwrap();
+    assert_eq!(dead(&sealer, 20, 20), []);
+    assert_eq!(sealer.listed_epochs(), 6);
+}
+
+#[test]
+fn an_epoch_that_comes_back_is_not_dead() {
+    let sealer = aged([0, 1, 1, 1]);
+    pages(&sealer, 9, &[]).unwrap();
+    sealer.adjust_live(EpochId(1), 2);
+    pages(&sealer, 10, &[]).unwrap();
+    sealer.adjust_live(EpochId(1), -2);
+    pages(&sealer, 11, &[]).unwrap();
+    assert_eq!(dead(&sealer, 11, 9), []);
+    assert_eq!(dead(&sealer, 12, 9), [EpochId(1)]);
+}
+
+#[test]
+fn a_count_that_was_wrong_keeps_its_epoch() {
+    let sealer = aged([1, 1, 1, 1]);
+    sealer.adjust_live(EpochId(1), -2);
+    assert_eq!(sealer.epochs()[0], (EpochId(1), LIVE_UNKNOWN));
+    sealer.adjust_live(EpochId(1), -2);
+    pages(&sealer, 9, &[]).unwrap();
+    assert_eq!(dead(&sealer, 10, 9), []);
     sealer.set_live(EpochId(1), 0);
-    assert_eq!(sealer.drop_dead_epochs(EpochId(9)), [EpochId(1)]);
+    pages(&sealer, 10, &[]).unwrap();
+    assert_eq!(dead(&sealer, 11, 9), [EpochId(1)]);
+}
+
+#[test]
+fn a_table_leaves_out_what_is_dead_and_nothing_else() {
+    let sealer = aged([0, 1, 1, 1]);
+    assert_eq!(pages(&sealer, 9, &[EpochId(2)]).err(), Some(Corrupt::UnknownEpoch(EpochId(2)).into()));
+    let to = sealer_of(1, Arc::new(CountingRng::default()));
+    let page = pages(&sealer, 10, &[EpochId(1)]).unwrap().remove(0);
+    to.open_epoch_page(0, &page.bytes, &page.tag, Generation(10), true).unwrap();
+    assert_eq!(to.epochs().first(), Some(&(EpochId(2), 1)));
+    // The other slot's table still names it; it does not come back into the count.
+    let page = pages(&sealer, 10, &[]).unwrap().remove(0);
+    to.open_epoch_page(0, &page.bytes, &page.tag, Generation(9), false).unwrap();
+    to.set_needed(EpochId(9));
+    assert_eq!((to.epochs().len(), to.listed_epochs()), (5, 4 - 1), "1 died before, 5 in this very checkpoint");
+}
+
+#[test]
+fn what_does_not_fit_a_table_must_be_in_the_log() {
+    let sealer = sealer();
+    (2..=86).for_each(|expected| assert_eq!(sealer.new_epoch(), Ok(EpochId(expected))));
+    let seal = |log_epoch| sealer.seal_epoch_pages(Generation(1), &BTreeSet::new(), 1, EpochId(log_epoch));
+    assert_eq!(seal(84).map(|(pages, count)| (pages.len(), count)).ok(), Some((1, 84)));
+    assert!(seal(85).is_err());
 }
 
 #[test]
@@ -266,11 +337,12 @@ fn tables_of_any_size_come_back() {
         assert_eq!(sealer.new_epoch(), Ok(EpochId(expected)));
     }
     sealer.adjust_live(EpochId(150), 7);
-    assert_eq!(sealer.epoch_page_count(), 3);
+    assert_eq!(sealer.epoch_page_count(&BTreeSet::new()), 3);
     assert_eq!(reopened(&sealer).epochs(), sealer.epochs());
-    let page = sealer.seal_epoch_pages().unwrap().remove(1);
+    let page = pages(&sealer, 1, &[]).unwrap().remove(1);
     let other = sealer_of(1, Arc::new(CountingRng::default()));
-    assert_eq!(other.open_epoch_page(1, &page.bytes, &[0; 16]), Err(Tampered::EpochPage { index: 1 }.into()));
+    let opened = other.open_epoch_page(1, &page.bytes, &[0; 16], Generation(1), true);
+    assert_eq!(opened, Err(Tampered::EpochPage { index: 1 }.into()));
     assert_eq!(other.epochs(), []);
 }
 
@@ -309,7 +381,11 @@ fn the_table_is_bounded() {
         sealer.add_epoch(EpochId(id), SecretKey::new([1; 32]), 1).unwrap();
     }
     assert_eq!(sealer.new_epoch(), Err(SealFailure::TooManyEpochs));
-    assert!(sealer.add_epoch(EpochId(MAX_EPOCHS + 1), SecretKey::new([1; 32]), 1).is_err());
+    for id in MAX_EPOCHS + 1..=2 * MAX_EPOCHS {
+        sealer.add_epoch(EpochId(id), SecretKey::new([1; 32]), 1).unwrap();
+    }
+    assert!(sealer.add_epoch(EpochId(2 * MAX_EPOCHS + 1), SecretKey::new([1; 32]), 1).is_err());
+    assert!(pages(&sealer, 1, &[]).is_err(), "the format has no room for so many");
     let full = sealer_of(1, Arc::new(CountingRng::default()));
     full.add_epoch(EpochId(u32::MAX), SecretKey::new([1; 32]), 1).unwrap();
     assert_eq!(full.new_epoch(), Err(SealFailure::TooManyEpochs), "numbers do not wrap");

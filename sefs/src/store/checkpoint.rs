@@ -12,27 +12,30 @@
 //! state, because nothing that the older slot or its log needs is reused before the newer one's successor is durable.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
-use crate::allocator::{Extent, Interval, PageIo, is_made};
+use crate::allocator::{Extent, Interval, PageIo, Renewal, is_made};
 use crate::backend::{Backend, HostBuf, Io};
 use crate::error::{Error, Invalid, Result, RolledBack, Tampered};
 use crate::format::{
-    AllocEntry, BlockLoc, BlockRef, BlockState, Checkpoint, Chunk, ENTRIES_PER_EPOCH_PAGE, EpochPageRef, FILES_TREE,
-    Key, Kind, SYSTEM_TREE, SpaceRecord, TreeRoot,
+    AllocEntry, BlockLoc, BlockRef, BlockState, Checkpoint, EpochPageRef, FILES_TREE, Key, LIVE_UNKNOWN, SYSTEM_TREE,
+    TreeRoot,
 };
 use crate::keys::{SealedSlot, slot_of};
-use crate::merge::{self, Change, NodeWriter};
+use crate::merge::{self, NodeWriter};
 use crate::node::Node;
 use crate::sealer::Proof;
-use crate::store::layer::{ChunkEntry, Entry, Layer};
-use crate::store::read::{record_error, space_key};
-use crate::store::{SLOT_ADDRS, Store};
+use crate::store::changes::{Changes, Totals};
+use crate::store::layer::{Entry, Layer};
+use crate::store::read::block_error;
+use crate::store::reseal::{Order, Slice};
+use crate::store::{FILES_FROM, SLOT_ADDRS, Store};
 use crate::suite::{Nonce, Tag};
 use crate::tree::Root;
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn, ObjectId};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, EpochId, Generation, Lsn, ObjectId};
 
 /// Why a checkpoint is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,21 +71,17 @@ struct Frozen {
     files_root: Option<Root>,
 }
 
-/// What merging found out.
-#[derive(Default)]
-struct Totals {
-    unwritten: i64,
-    epochs: BTreeMap<EpochId, i64>,
-    nodes: i64,
-}
-
 /// A checkpoint before its epoch table and its slot.
 struct Built {
     roots: [Option<Root>; 2],
     totals: Totals,
     /// Where the pages of the epoch table go.
     epoch_homes: Vec<BlockAddr>,
+    /// Epochs that the table does without from now on.
+    dead: BTreeSet<EpochId>,
     alloc_root: AllocEntry,
+    /// Old epochs that were worked off beside.
+    slice: Slice,
 }
 
 /// Ring blocks that are copied home in one request.
@@ -96,9 +95,14 @@ impl Store {
     }
 
     pub(super) fn checkpoint_for(&self, occasion: Occasion) -> Result<()> {
+        self.checkpoint_with(occasion, &Order::nothing()).map(drop)
+    }
+
+    /// A checkpoint that also works off a slice of what old epochs sealed.
+    pub(super) fn checkpoint_with(&self, occasion: Occasion, order: &Order<'_>) -> Result<Slice> {
         let mut slots = self.slots.lock();
         self.check_latch()?;
-        let result = self.run_checkpoint(&mut slots, occasion);
+        let result = self.run_checkpoint(&mut slots, occasion, order);
         // Half of it may be on the backend, but no slot names it. The layers and the log still hold the truth; what is
         // unknown is the backend, so nothing more is written.
         // One that was taken back whole leaves everything as it was; after any other failure it is unknown what a slot names.
@@ -108,14 +112,15 @@ impl Store {
         }
     }
 
-    fn run_checkpoint(&self, slots: &mut Slots, occasion: Occasion) -> Result<()> {
+    fn run_checkpoint(&self, slots: &mut Slots, occasion: Occasion, order: &Order<'_>) -> Result<Slice> {
         let generation = self.next_generation();
         let frozen = self.freeze();
-        let built = match self.build(&frozen, generation, slots) {
+        let built = match self.build(&frozen, generation, slots, order) {
             Ok(built) => built,
             // No slot names anything of it, so it can be taken back; a failed write has latched the volume by itself.
             Err(failure) => return self.thaw(frozen).and(Err(failure)),
         };
+        let needed = slots.newest.log_epoch;
         let mut next = slots.newest.clone();
         next.generation = generation;
         next.previous_salt = slots.newest_salt;
@@ -131,14 +136,14 @@ impl Store {
         next.roots = tree_roots(built.roots[0], built.roots[1]);
         next.alloc_root = built.alloc_root;
         next.free_blocks = self.geometry.free_blocks(&built.alloc_root);
-        self.write_epochs(&mut next, &built)?;
+        self.write_epochs(&mut next, &built, order)?;
         let log_end = self.flush_before_slot()?;
-        let sealed = self.write_slot(&mut next)?;
+        let sealed = self.write_slot(&mut next, occasion)?;
         self.publish(slots, &next, &frozen, built.roots)?;
         if occasion == Occasion::EpochStart {
             self.log.lock().previous_tag = sealed.tag;
         }
-        self.sealer.drop_dead_epochs(slots.newest.log_epoch);
+        self.sealer.drop_dead_epochs(self.alloc.oldest_read(), needed);
         slots.newest = next;
         slots.newest_bytes = sealed.bytes;
         slots.newest_salt = sealed.salt;
@@ -147,31 +152,40 @@ impl Store {
             Occasion::Ordinary | Occasion::Close => (frozen.log_start, frozen.previous_tag),
         };
         self.anchor_slot(sealed.salt, start, if start.0 < log_end.0 { log_end } else { start })?;
-        self.discard_free()
+        self.discard_free()?;
+        Ok(built.slice)
     }
 
     /// Everything that a slot will name but the epoch table. Until it is done, nothing is changed that cannot be taken back.
-    fn build(&self, frozen: &Frozen, generation: Generation, slots: &Slots) -> Result<Built> {
+    fn build(&self, frozen: &Frozen, generation: Generation, slots: &Slots, order: &Order<'_>) -> Result<Built> {
         self.copy_home(frozen)?;
+        let mut slice = self.plan_slice([frozen.system_root, frozen.files_root], order)?;
         let mut totals = Totals::default();
-        let mut writer = Writer { store: self, generation, pending: Vec::new(), totals: &mut totals, failure: None };
-        let system_root = self.merge_tree(&mut writer, frozen, frozen.system_root, true)?;
-        let files_root = self.merge_tree(&mut writer, frozen, frozen.files_root, false)?;
+        let mut writer = Writer::new(self, generation, order, &mut totals);
+        let system_root = self.merge_tree(&mut writer, frozen, &slice, true)?;
+        let files_root = self.merge_tree(&mut writer, frozen, &slice, false)?;
         writer.drain()?;
         for page in &slots.newest.epoch_pages {
             self.alloc.release_frozen(Extent { addr: page.addr, blocks: 1 })?;
         }
         let mut epoch_homes = Vec::new();
-        for _ in 0..self.sealer.epoch_page_count() {
+        let mut dead = self.sealer.dead_epochs(generation, slots.newest.log_epoch);
+        // What the log made live again since it died.
+        dead.retain(|epoch| !totals.epochs.contains_key(epoch));
+        for _ in 0..self.sealer.epoch_page_count(&dead) {
             epoch_homes.push(self.alloc.allocate_block(self, Interval::Frozen)?);
         }
+        self.try_homes(&epoch_homes)?;
         self.page_epochs.lock().clear();
-        let alloc_root = self.alloc.write_pages(self)?;
+        let is_old = |epoch| order.epochs.contains(&epoch);
+        let renewal = Renewal { groups: slice.groups.clone(), is_old: &is_old, left_one: Cell::new(false) };
+        let alloc_root = self.alloc.write_pages(self, Some(&renewal).filter(|_| !slice.groups.is_empty()))?;
+        slice.left_one |= renewal.left_one.get() || totals.left_one;
         for (epoch, delta) in core::mem::take(&mut *self.page_epochs.lock()) {
             *totals.epochs.entry(epoch).or_default() += delta;
         }
         self.check_newest_slot(slots)?;
-        Ok(Built { roots: [system_root, files_root], totals, epoch_homes, alloc_root })
+        Ok(Built { roots: [system_root, files_root], totals, epoch_homes, dead, alloc_root, slice })
     }
 
     fn freeze(&self) -> Frozen {
@@ -195,8 +209,10 @@ impl Store {
         }
     }
 
-    /// Copies blocks that stand in the ring to their homes, ciphertext as it is.
+    /// Copies blocks that stand in the ring to their homes, ciphertext as it is. Each is verified on the way: the ring's copy
+    /// is given up afterwards, so one wrong answer of the host would lose for ever what was acknowledged.
     fn copy_home(&self, frozen: &Frozen) -> Result<()> {
+        let proofs = proofs(&frozen.layer, &frozen.ring);
         let mut by_place: Vec<(Lsn, BlockAddr)> = frozen.ring.iter().map(|(addr, lsn)| (*lsn, *addr)).collect();
         by_place.sort_unstable();
         for batch in by_place.chunks(COPY_BLOCKS) {
@@ -205,12 +221,16 @@ impl Store {
             while at < batch.len() {
                 let run = batch[at..].iter().zip(batch[at].0.0..).take_while(|((lsn, _), want)| lsn.0 == *want).count();
                 let bytes = self.read_ring(batch[at].0, run as u64)?;
-                let blocks = bytes.chunks_exact(BLOCK_SIZE).map(<[u8]>::to_vec);
-                writes.extend(batch[at..at + run].iter().map(|(_, addr)| *addr).zip(blocks));
+                for ((_, addr), block) in batch[at..at + run].iter().zip(bytes.chunks_exact(BLOCK_SIZE)) {
+                    // A block that the layer does not name is no part of this checkpoint.
+                    let Some((loc, place)) = proofs.get(addr) else { continue };
+                    self.verify_block(loc, block).map_err(|failure| block_error(failure, loc, *place))?;
+                    writes.push((*addr, block.to_vec()));
+                }
                 at += run;
             }
             writes.sort_unstable_by_key(|(addr, _)| *addr);
-            self.submit(join_writes(self, &writes))?;
+            self.submit_unnamed(join_writes(self, &writes))?;
         }
         Ok(())
     }
@@ -242,33 +262,56 @@ impl Store {
         &self,
         writer: &mut Writer<'_>,
         frozen: &Frozen,
-        root: Option<Root>,
+        slice: &Slice,
         system: bool,
     ) -> Result<Option<Root>> {
-        let split = Key::new(1, Kind::Inode, 0);
-        let (from, end) = if system { (Key::MIN, split) } else { (split, Key::MAX) };
-        let mut changes = Changes::new(self, root, frozen.layer.range(from, end));
+        let (root, from, end) = match system {
+            true => (frozen.system_root, Key::MIN, FILES_FROM),
+            false => (frozen.files_root, FILES_FROM, Key::MAX),
+        };
+        let (entries, planned) = (frozen.layer.range(from, end), slice.planned.range(from..end));
+        let mut changes = Changes::new(self, root, entries, planned, writer.old_epochs);
         let merged = merge::try_apply(self, writer, self.node_size, root, &mut changes)?;
         writer.totals.add(changes.totals);
         Ok(merged)
     }
 
+    /// Writes to the places of the epoch table before anything depends on it: a host that has no space for them says so while
+    /// the checkpoint can be taken back.
+    fn try_homes(&self, homes: &[BlockAddr]) -> Result<()> {
+        let zeros = |addr: &BlockAddr| {
+            let mut buf = self.backend.buffer(BLOCK_SIZE);
+            buf.bytes_mut().fill(0);
+            Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }
+        };
+        self.submit_unnamed(homes.iter().map(zeros).collect())
+    }
+
     /// The epoch table. The allocation pages count as live blocks of their epochs, so it is sealed after them.
-    fn write_epochs(&self, next: &mut Checkpoint, built: &Built) -> Result<()> {
+    fn write_epochs(&self, next: &mut Checkpoint, built: &Built, order: &Order<'_>) -> Result<()> {
         for (epoch, delta) in &built.totals.epochs {
             self.sealer.adjust_live(*epoch, *delta);
+        }
+        if built.slice.next.is_none() && order.is_whole && !built.slice.left_one {
+            // All of the volume was looked at, and nothing of them is left.
+            for (epoch, live) in self.sealer.epochs() {
+                if live == LIVE_UNKNOWN && order.epochs.contains(&epoch) {
+                    self.sealer.set_live(epoch, 0);
+                }
+            }
         }
         next.epoch_pages.clear();
         let mut batch = Vec::new();
         // An epoch that began since the homes were counted is named by the log after this checkpoint's start.
-        for (addr, page) in built.epoch_homes.iter().zip(self.sealer.seal_epoch_pages()?) {
+        let homes = &built.epoch_homes;
+        let (pages, count) = self.sealer.seal_epoch_pages(next.generation, &built.dead, homes.len(), next.log_epoch)?;
+        for (addr, page) in homes.iter().zip(pages) {
             next.epoch_pages.push(EpochPageRef { addr: *addr, tag: page.tag });
             let mut buf = self.backend.buffer(BLOCK_SIZE);
             buf.bytes_mut().copy_from_slice(&page.bytes[..]);
             batch.push(Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf });
         }
-        let room = u32::try_from(next.epoch_pages.len() * ENTRIES_PER_EPOCH_PAGE).unwrap_or(u32::MAX);
-        next.epoch_count = self.epoch_count().min(room);
+        next.epoch_count = count;
         self.submit(batch)
     }
 
@@ -283,9 +326,9 @@ impl Store {
         Ok((end, tag))
     }
 
-    fn write_slot(&self, next: &mut Checkpoint) -> Result<SealedSlot> {
-        if let Some(anchored) = self.anchored.lock().as_ref() {
-            next.anchor.counter = anchored.state.counter;
+    fn write_slot(&self, next: &mut Checkpoint, occasion: Occasion) -> Result<SealedSlot> {
+        if let Some(anchored) = self.anchored.lock().as_mut() {
+            next.anchor.counter = self.slot_number(anchored, occasion)?;
         }
         let index = slot_of(next.generation);
         let sealed = self.sealer.seal_checkpoint(next)?;
@@ -295,6 +338,15 @@ impl Store {
         self.submit(alloc::vec![Io::Write { offset_bytes, buf }])?;
         self.flush()?;
         Ok(sealed)
+    }
+
+    /// A slot that did not open when the volume was mounted goes for good before anything else is written. The host may have
+    /// misread it once only: then it is the newest, and what this mount writes would go over blocks that it needs.
+    pub(super) fn give_up_damaged_slot(&self) -> Result<()> {
+        let Some(index) = self.replayed.damaged_slot else { return Ok(()) };
+        let offset_bytes = SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64;
+        self.submit(alloc::vec![Io::Write { offset_bytes, buf: HostBuf::zeroed(BLOCK_SIZE) }])?;
+        self.flush()
     }
 
     /// Somebody else's newer checkpoint beside ours means that two writers are at work: ours stops.
@@ -331,7 +383,8 @@ impl Store {
         let extents = self.alloc.discardable();
         for extent in &extents {
             // Discarding is advice to the host; that it failed costs space there and nothing here.
-            let _ = self.backend.discard(extent.addr.0 * BLOCK_SIZE_U64, extent.blocks * BLOCK_SIZE_U64);
+            let (offset_bytes, len_bytes) = (extent.addr.0 * BLOCK_SIZE_U64, extent.blocks * BLOCK_SIZE_U64);
+            let _ = self.while_unlatched(|| self.backend.discard(offset_bytes, len_bytes))?;
         }
         self.alloc.discard_done(&extents)
     }
@@ -374,104 +427,23 @@ fn join_writes(store: &Store, writes: &[(BlockAddr, Vec<u8>)]) -> Vec<Io> {
     batch
 }
 
-/// Absolute changes from a frozen layer: patches are applied to the stored chunks, and each object's space record follows
-/// its chunks.
-struct Changes<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> {
-    store: &'a Store,
-    root: Option<Root>,
-    entries: core::iter::Peekable<I>,
-    space: Option<(ObjectId, i64)>,
-    totals: Totals,
-}
-
-impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
-    fn new(store: &'a Store, root: Option<Root>, entries: I) -> Self {
-        Changes { store, root, entries: entries.peekable(), space: None, totals: Totals::default() }
-    }
-
-    fn step(&mut self) -> Result<Option<Change>> {
-        if let Some((object, delta)) = self.space
-            && self.entries.peek().is_none_or(|(key, _)| **key > space_key(object))
-        {
-            self.space = None;
-            return self.space_change(object, delta).map(Some);
-        }
-        let Some((key, entry)) = self.entries.next() else { return Ok(None) };
-        Ok(Some(match entry {
-            Entry::Put(bytes) => (*key, Some(bytes.clone())),
-            Entry::Delete => (*key, None),
-            Entry::Chunk(chunk) => (*key, self.merge_chunk(*key, chunk)?),
-        }))
-    }
-
-    fn merge_chunk(&mut self, key: Key, change: &ChunkEntry) -> Result<Option<Vec<u8>>> {
-        debug_assert!(change.pages.is_empty(), "a logged layer holds no pages");
-        let old = self.store.stored_chunk(self.root, key)?;
-        let mut new = old.clone();
-        let mut released: Vec<BlockLoc> = Vec::new();
-        new.apply(&change.patch, &mut |loc| released.push(loc));
-        for loc in released {
-            self.store.alloc.release_frozen(Extent { addr: loc.addr, blocks: 1 })?;
-        }
-        self.count_epochs(&old, -1);
-        self.count_epochs(&new, 1);
-        self.totals.unwritten += i64::from(new.unwritten_blocks()) - i64::from(old.unwritten_blocks());
-        let used = |chunk: &Chunk| i64::from(chunk.data_blocks() + chunk.unwritten_blocks());
-        let delta = used(&new) - used(&old);
-        let before = self.space.map_or(0, |(_, delta)| delta);
-        self.space = Some((ObjectId(key.object), before + delta));
-        Ok(if new.is_empty() { None } else { Some(new.encode()) })
-    }
-
-    fn count_epochs(&mut self, chunk: &Chunk, sign: i64) {
-        for (_, state) in chunk.iter() {
-            if let BlockState::Data(loc) = state {
-                *self.totals.epochs.entry(loc.epoch).or_default() += sign;
-            }
-        }
-    }
-
-    fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<Change> {
-        let key = space_key(object);
-        let old = match (self.store.corrected_space(object), crate::tree::get(self.store, self.root, key)?) {
-            (Some(blocks), _) => blocks,
-            (None, Some(bytes)) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
-            (None, None) => 0,
-        };
-        let blocks = old.saturating_add_signed(delta);
-        Ok((key, (blocks > 0).then(|| SpaceRecord { data_blocks: blocks }.encode())))
-    }
-}
-
-impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Iterator for Changes<'a, I> {
-    type Item = Result<Change>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.step().transpose()
-    }
-}
-
-impl Totals {
-    fn add(&mut self, other: Totals) {
-        self.unwritten += other.unwritten;
-        self.nodes += other.nodes;
-        for (epoch, delta) in other.epochs {
-            *self.epochs.entry(epoch).or_default() += delta;
-        }
-    }
-}
-
 /// Seals nodes and writes them, neighbours in one request.
 struct Writer<'a> {
     store: &'a Store,
     generation: Generation,
     pending: Vec<(BlockAddr, Vec<u8>)>,
     totals: &'a mut Totals,
+    /// What is sealed with these is built again where a change leads through it.
+    old_epochs: &'a BTreeSet<EpochId>,
     /// The first release that failed; it fails the checkpoint.
     failure: Option<Error>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(store: &'a Store, generation: Generation, order: &'a Order<'_>, totals: &'a mut Totals) -> Writer<'a> {
+        Writer { store, generation, pending: Vec::new(), totals, old_epochs: order.epochs, failure: None }
+    }
+
     fn drain(&mut self) -> Result<()> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
@@ -494,7 +466,7 @@ impl Writer<'_> {
             Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }
         });
         let writes: Vec<Io> = writes.collect();
-        self.store.submit(writes)
+        self.store.submit_unnamed(writes)
     }
 }
 
@@ -528,6 +500,10 @@ impl NodeWriter for Writer<'_> {
         *self.totals.epochs.entry(reference.epoch).or_default() -= 1;
         self.totals.nodes -= 1;
     }
+
+    fn is_unwanted(&self, reference: &BlockRef) -> bool {
+        self.old_epochs.contains(&reference.epoch)
+    }
 }
 
 impl PageIo for Store {
@@ -559,7 +535,7 @@ impl PageIo for Store {
     ) -> Result<(EpochId, Nonce, Tag)> {
         let mut buf = self.backend.buffer(BLOCK_SIZE);
         let proof = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
-        self.submit(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
+        self.submit_unnamed(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
         let mut epochs = self.page_epochs.lock();
         *epochs.entry(proof.epoch).or_default() += 1;
         if old.present {
@@ -567,4 +543,21 @@ impl PageIo for Store {
         }
         Ok((proof.epoch, proof.nonce, proof.tag))
     }
+}
+
+/// What vouches for the blocks of a layer that stand in the ring: by home address, with object and block number.
+fn proofs(layer: &Layer, ring: &BTreeMap<BlockAddr, Lsn>) -> BTreeMap<BlockAddr, (BlockLoc, (ObjectId, u64))> {
+    let mut proofs = BTreeMap::new();
+    for (key, entry) in layer.iter() {
+        let Entry::Chunk(chunk) = entry else { continue };
+        for (block, state) in chunk.patch.iter() {
+            if let BlockState::Data(loc) = state
+                && ring.contains_key(&loc.addr)
+            {
+                let number = key.offset.saturating_mul(CHUNK_BLOCKS).saturating_add(u64::from(block));
+                proofs.insert(loc.addr, (loc, (ObjectId(key.object), number)));
+            }
+        }
+    }
+    proofs
 }

@@ -1,4 +1,4 @@
-//! Durability: group commit, and the conditions under which an operation may begin.
+//! Durability: group commit, the anchor, the latch, and what keeps work that is left undone within bounds.
 //!
 //! A commit makes everything up to now durable: one group, one flush, the anchor's advance if its policy is strict. All
 //! callers that wait share it. If nothing is newer than the last flush it costs no I/O.
@@ -6,30 +6,11 @@
 use alloc::sync::Arc;
 
 use crate::anchor::{Anchor, AnchorState, state_digest};
-use crate::error::{AnchorError, Error, Posix, Result};
-use crate::format::AnchorPolicy;
-use crate::store::{Store, Tx, data_blocks};
+use crate::error::{AnchorError, Error, Latched, Posix, Result};
+use crate::format::{AnchorKind, AnchorPolicy};
+use crate::store::{Store, data_blocks};
 use crate::suite::Tag;
 use crate::types::Lsn;
-
-/// What an operation is going to need.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Need {
-    /// Records only.
-    Metadata,
-    /// Records, and so many new data blocks.
-    Data {
-        /// Blocks, at most what one operation may write or preallocate.
-        blocks: u64,
-    },
-    /// Records that give space back in the end: these may use the reserve.
-    Release,
-    /// The kernel's writeback of pages that were accepted long ago: these may use the reserve.
-    Writeback {
-        /// Blocks.
-        blocks: u64,
-    },
-}
 
 /// What callers of `commit` wait for.
 #[derive(Default)]
@@ -48,6 +29,8 @@ pub(super) struct Anchored {
     /// The latest point of the log that the anchor was advanced to. It never goes back: a commit and a checkpoint may
     /// overtake each other on their way here.
     pub(super) confirmed: (Lsn, Tag),
+    /// For a bare counter: the number of the newest slot that this mount wrote, what it counts up to.
+    pub(super) number: u64,
 }
 
 /// What waits for being logged or merged.
@@ -55,14 +38,11 @@ struct Waiting {
     unlogged_bytes: usize,
     unlogged_pages: u64,
     unmerged_bytes: usize,
-    entries: usize,
     ranges: usize,
 }
 
-/// Entries that most operations make at most.
-const OPERATION_ENTRIES: usize = 8;
-/// Checkpoints that a full volume may need before blocks that were given back can be used.
-const MAX_SPACE_CHECKPOINTS: usize = 3;
+/// Checkpoints that a group may need before the ring has room for it: two empty the ring, others may fill it meanwhile.
+const MAX_RING_CHECKPOINTS: usize = 8;
 
 impl Store {
     /// Makes all operations so far durable.
@@ -108,24 +88,28 @@ impl Store {
         Ok(sequence)
     }
 
-    /// Cuts a group, after checkpoints if the ring has no room for it.
+    /// Logs all operations so far, after checkpoints if the ring has no room for their group. `NoSpace` leaves them where
+    /// they are: they wait for the next attempt.
     pub(super) fn cut_group(&self) -> Result<()> {
-        for _ in 0..MAX_SPACE_CHECKPOINTS {
-            if self.cut(&mut self.log.lock())? {
-                return Ok(());
+        let target = self.layers.read().sequence;
+        for _ in 0..MAX_RING_CHECKPOINTS {
+            {
+                let mut log = self.log.lock();
+                if log.sequence >= target || self.cut(&mut log)? {
+                    return Ok(());
+                }
             }
             self.checkpoint()?;
         }
-        Err(self.latch(Posix::NoSpace.into()))
+        Err(Posix::NoSpace.into())
     }
 
     /// Makes all completed writes durable.
     pub(super) fn flush(&self) -> Result<()> {
         // One at a time, and none after one that failed: the host tells of a lost write once, to whoever flushes first.
         let _one = self.flushing.lock();
-        self.check_latch()?;
         self.unflushed.clear();
-        self.backend.flush().map_err(|failure| self.latch(failure.into()))
+        self.while_unlatched(|| self.backend.flush())?.map_err(|failure| self.latch(failure.into()))
     }
 
     /// Everything in the log below `end` was flushed.
@@ -176,6 +160,9 @@ impl Store {
     }
 
     fn advance(&self, anchored: &mut Anchored) -> Result<()> {
+        if anchored.anchor.kind() == AnchorKind::BareCounter {
+            return self.count_up(anchored);
+        }
         let (lsn, tag) = anchored.confirmed;
         let digest = self.digest_at(&anchored.slot_salt, lsn, &tag);
         if digest == anchored.state.digest {
@@ -183,6 +170,7 @@ impl Store {
         }
         let counter = anchored.state.counter.checked_add(1).ok_or(AnchorError::Malformed)?;
         let next = AnchorState { counter, digest };
+        self.check_latch()?;
         anchored.anchor.advance(&anchored.state, &next).map_err(|failure| self.latch(failure.into()))?;
         anchored.state = next;
         Ok(())
@@ -201,32 +189,21 @@ impl Store {
         )
     }
 
-    /// Lets an operation begin, after the work that has to come before it.
-    pub(crate) fn begin(&self, need: Need) -> Result<Tx<'_>> {
-        if self.read_only {
-            return Err(Posix::ReadOnly.into());
-        }
-        self.check_latch()?;
-        self.start_epoch()?;
-        self.slow_down()?;
-        self.check_space(need)?;
-        Ok(Tx::new(self))
-    }
-
     /// Keeps what is not logged, not merged and not flushed within its bounds.
-    fn slow_down(&self) -> Result<()> {
+    pub(super) fn slow_down(&self) -> Result<()> {
         let waiting = self.waiting();
-        if self.sealer.exhausted()
+        let exhausted = self.sealer.exhausted();
+        if exhausted
             || waiting.unlogged_bytes > self.limits.unlogged_bytes
             || waiting.unlogged_pages > self.limits.unlogged_pages
         {
             self.cut_group()?;
         }
+        if exhausted {
+            self.pay_for_epoch();
+        }
         let ring_full = self.log.lock().used_blocks() > self.ring.blocks / 4 * 3;
-        if self.merge_is_tight(waiting.entries) {
-            self.cut_group()?;
-            self.checkpoint()?;
-        } else if waiting.unmerged_bytes > self.limits.unmerged_bytes || ring_full {
+        if waiting.unmerged_bytes > self.limits.unmerged_bytes || ring_full {
             self.checkpoint()?;
         }
         if waiting.ranges > self.limits.ranges {
@@ -241,63 +218,17 @@ impl Store {
     fn waiting(&self) -> Waiting {
         let layers = self.layers.read();
         Waiting {
-            unlogged_bytes: layers.unlogged.record_bytes(),
+            unlogged_bytes: layers.unlogged.memory_bytes().max(layers.unlogged.log_bytes()),
             unlogged_pages: layers.unlogged.pages(),
-            unmerged_bytes: layers.active.record_bytes(),
-            entries: layers.unlogged.len() + layers.active.len(),
+            unmerged_bytes: layers.active.memory_bytes(),
             ranges: layers.ranges.len(),
         }
     }
 
-    /// Whether merging what waits, with one operation more, might need more nodes than can be had. Half of the free quads
-    /// count: what a checkpoint releases comes back only with the next one.
-    fn merge_is_tight(&self, entries: usize) -> bool {
-        let counts = self.alloc.counts();
-        let entries_now = (entries + OPERATION_ENTRIES) as u64;
-        // A leaf for each entry or each leaf there is, splits, and the way up.
-        let nodes = entries_now.min(self.nodes_in_use()) + entries_now / 3 + 8;
-        (entries > 0 || counts.pending_blocks > 0) && nodes > counts.free_quads / 2
-    }
-
-    fn check_space(&self, need: Need) -> Result<()> {
-        for _ in 0..MAX_SPACE_CHECKPOINTS {
-            if self.has_space(need) {
-                return Ok(());
-            }
-            if !self.checkpoint_would_help() {
-                break;
-            }
-            self.reclaim_ranges(usize::MAX)?;
-            self.cut_group()?;
-            self.checkpoint()?;
-        }
-        if self.has_space(need) { Ok(()) } else { Err(Posix::NoSpace.into()) }
-    }
-
-    fn has_space(&self, need: Need) -> bool {
-        let (pages, unwritten) = {
-            let layers = self.layers.read();
-            let sealing = layers.sealing.as_ref().map_or(0, |layer| layer.pages());
-            (layers.unlogged.pages() + sealing, layers.unwritten())
-        };
-        let free = self.alloc.counts().free_blocks.saturating_sub(pages);
-        let reserve = self.limits.reserve_blocks;
-        match need {
-            Need::Metadata => free.saturating_sub(unwritten) >= reserve,
-            Need::Data { blocks } => free.saturating_sub(unwritten).saturating_sub(blocks) >= reserve,
-            Need::Writeback { blocks } => free.saturating_sub(blocks) >= reserve / 2,
-            Need::Release => free >= reserve / 4,
-        }
-    }
-
-    fn checkpoint_would_help(&self) -> bool {
-        let layers = self.layers.read();
-        !layers.active.is_empty() || !layers.unlogged.is_empty() || self.alloc.counts().pending_blocks > 0
-    }
-
-    /// Latches the volume read-only on a failure that leaves the backend in an unknown state, and hands the failure on.
+    /// Latches the volume read-only on a failure that leaves the backend in an unknown state, and hands the failure on. Other
+    /// threads' writes are over when it returns.
     pub(super) fn latch(&self, failure: Error) -> Error {
-        let mut latched = self.latched.lock();
+        let mut latched = self.latched.write();
         if latched.is_none() {
             *latched = Some(alloc::string::ToString::to_string(&failure));
         }
@@ -307,9 +238,15 @@ impl Store {
     }
 
     pub(super) fn check_latch(&self) -> Result<()> {
-        match &*self.latched.lock() {
-            None => Ok(()),
-            Some(cause) => Err(crate::error::Latched { cause: cause.clone() }.into()),
+        self.while_unlatched(|| ())
+    }
+
+    /// Does what changes the backend, unless the volume is latched; it is not latched before this is done. So every thread's
+    /// write either began before the failure was known, or does not happen.
+    pub(super) fn while_unlatched<T>(&self, change: impl FnOnce() -> T) -> Result<T> {
+        match &*self.latched.read() {
+            None => Ok(change()),
+            Some(cause) => Err(Latched { cause: cause.clone() }.into()),
         }
     }
 
@@ -330,6 +267,18 @@ impl Store {
         }
     }
 
+    /// What writers can have for sure, without waiting for anything: what is given back and not merged yet does not count.
+    pub(crate) fn room(&self) -> Room {
+        let counts = self.alloc.counts();
+        let layers = self.layers.read();
+        let promised_blocks = layers.unwritten();
+        let free = (counts.free_blocks + counts.pending_blocks).saturating_sub(layers.unlogged.pages());
+        Room {
+            available_blocks: free.saturating_sub(promised_blocks).saturating_sub(self.limits.reserve_blocks),
+            promised_blocks,
+        }
+    }
+
     /// Merges what was given back, if anything was.
     fn settle(&self) -> Result<()> {
         if self.read_only || !self.layers.read().gave_back {
@@ -340,6 +289,15 @@ impl Store {
         self.cut_group()?;
         self.checkpoint()
     }
+}
+
+/// What is left for writers, in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Blocks that data may take.
+    pub(crate) available_blocks: u64,
+    /// Blocks that fallocate(2) promised to files and that are not written yet.
+    pub(crate) promised_blocks: u64,
 }
 
 /// Space of the volume, in blocks.

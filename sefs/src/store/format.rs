@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::anchor::{Anchor, AnchorState, state_digest};
+use crate::anchor::{Anchor, AnchorKind, AnchorState, counter, state_digest};
 use crate::backend::{Backend, HostBuf};
 use crate::env::Env;
 use crate::error::{AnchorError, Error, Invalid, Result};
@@ -48,11 +48,13 @@ impl Store {
         write(backend, (header.total_blocks - 16) * BLOCK_SIZE_U64, &bytes)?;
         let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, &verified);
         let anchor = options.anchor.as_ref().map(|(anchor, policy)| (&**anchor, *policy));
-        let salt = write_slots(backend, &sealer, &geometry, &verified, anchor)?;
+        let binding = binding(anchor)?;
+        let salt = write_slots(backend, &sealer, &geometry, &verified, binding)?;
         backend.flush()?;
         write(backend, 0, &bytes)?;
         backend.flush()?;
         match anchor {
+            Some((anchor, _)) if binding.kind == AnchorKind::BareCounter => start_counter(anchor, binding.counter),
             Some((anchor, _)) => start_anchor(anchor, &header, &verified, &salt, env),
             None => Ok(()),
         }
@@ -128,7 +130,7 @@ fn write_slots(
     sealer: &Sealer,
     geometry: &Geometry,
     header: &VerifiedHeader,
-    anchor: Option<(&dyn Anchor, AnchorPolicy)>,
+    anchor: AnchorBinding,
 ) -> Result<[u8; 32]> {
     let mut salt = [0; 32];
     for generation in [1, 2].map(Generation) {
@@ -149,7 +151,7 @@ fn write_slots(
             inodes: 0,
             nodes: 0,
             alloc_root: AllocEntry::default(),
-            anchor: binding(anchor),
+            anchor,
             roots: Vec::new(),
             epoch_pages: Vec::new(),
         };
@@ -160,13 +162,27 @@ fn write_slots(
     Ok(salt)
 }
 
-fn binding(anchor: Option<(&dyn Anchor, AnchorPolicy)>) -> AnchorBinding {
-    match anchor {
-        None => AnchorBinding::default(),
-        Some((anchor, policy)) => {
-            AnchorBinding { policy, kind: anchor.kind(), identity: anchor.identity(), counter: 0 }
+fn binding(anchor: Option<(&dyn Anchor, AnchorPolicy)>) -> Result<AnchorBinding> {
+    let Some((anchor, policy)) = anchor else { return Ok(AnchorBinding::default()) };
+    let mut binding = AnchorBinding { policy, kind: anchor.kind(), identity: anchor.identity(), counter: 0 };
+    if binding.kind == AnchorKind::BareCounter {
+        if policy == AnchorPolicy::Strict {
+            return Err(Invalid::Option("a strict anchor has to hold a digest, not a counter only").into());
         }
+        let counter = anchor.read()?.counter;
+        let odd = if counter::is_claim(counter) { Some(counter) } else { counter.checked_add(1) };
+        binding.counter = odd.and_then(counter::first_number).ok_or(AnchorError::Malformed)?;
     }
+    Ok(binding)
+}
+
+/// Counts up to the number that the slots have.
+fn start_counter(anchor: &dyn Anchor, number: u64) -> Result<()> {
+    let mut state = anchor.read()?;
+    while state.counter < number {
+        counter::count(anchor, &mut state)?;
+    }
+    if state.counter == number { Ok(()) } else { Err(AnchorError::Conflict.into()) }
 }
 
 fn start_anchor(

@@ -22,6 +22,10 @@ pub struct VolumeInfo {
     pub generation: Generation,
     /// Live epochs.
     pub epochs: u32,
+    /// Epochs that the volume may keep in this mount.
+    pub max_epochs: u32,
+    /// What old epochs sealed is being sealed anew.
+    pub reencrypting: Option<Reencrypting>,
     /// When the anchor advances; `None` means that whole older images are not noticed.
     pub anchor: AnchorPolicy,
     /// Nothing can be written.
@@ -32,6 +36,15 @@ pub struct VolumeInfo {
     pub dropped_groups: u64,
     /// What the owner should know.
     pub notices: Vec<Notice>,
+}
+
+/// How far re-encryption is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reencrypting {
+    /// Epochs that it is going to end.
+    pub epochs: u32,
+    /// Blocks of these epochs that are left, as far as they are known.
+    pub blocks_left: u64,
 }
 
 /// Something that is not an error and should not go unseen.
@@ -93,6 +106,8 @@ impl Store {
             size_bytes: self.header.total_blocks * BLOCK_SIZE_U64,
             generation: self.base_generation(),
             epochs: self.epoch_count(),
+            max_epochs: self.limits.epochs,
+            reencrypting: self.reencrypting(),
             anchor,
             read_only: self.read_only,
             replayed_groups: replayed.groups,

@@ -12,7 +12,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::format::{BlockLoc, BlockState, Key, Patch};
+use crate::format::{BlockLoc, BlockState, Key, Patch, RECORD_HEAD_LEN};
 
 /// The plaintext of one block.
 pub(super) type Page = Arc<[u8]>;
@@ -47,8 +47,16 @@ pub(super) enum Said {
 #[derive(Default)]
 pub(super) struct Layer {
     entries: BTreeMap<Key, Entry>,
-    record_bytes: usize,
+    cost: Cost,
     pages: u64,
+}
+
+/// What entries take, without pages.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Cost {
+    memory_bytes: usize,
+    /// No less than their records take in a log group.
+    log_bytes: usize,
 }
 
 impl Layer {
@@ -60,9 +68,14 @@ impl Layer {
         self.entries.len()
     }
 
-    /// Roughly what the records take in memory and in the log, without pages.
-    pub(super) fn record_bytes(&self) -> usize {
-        self.record_bytes
+    /// Roughly what the records take in memory, without pages.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.cost.memory_bytes
+    }
+
+    /// What the records take in a log group, at most, without those that pages will add.
+    pub(super) fn log_bytes(&self) -> usize {
+        self.cost.log_bytes
     }
 
     /// Plaintext pages that wait for being sealed.
@@ -89,9 +102,9 @@ impl Layer {
             Some(bytes) => Entry::Put(bytes),
             None => Entry::Delete,
         };
-        self.record_bytes += cost(&entry);
+        self.cost.add(cost(&entry));
         if let Some(old) = self.entries.insert(key, entry) {
-            self.record_bytes -= cost(&old);
+            self.cost.subtract(cost(&old));
         }
     }
 
@@ -105,14 +118,15 @@ impl Layer {
         released: &mut dyn FnMut(BlockLoc),
     ) {
         let entry = self.entries.entry(key).or_insert_with(|| {
-            self.record_bytes += EMPTY_CHUNK_COST;
-            Entry::Chunk(ChunkEntry::default())
+            let chunk = ChunkEntry::default();
+            self.cost.add(chunk_cost(&chunk));
+            Entry::Chunk(chunk)
         });
         let Entry::Chunk(chunk) = entry else {
             debug_assert!(false, "a chunk's key holds chunk changes only");
             return;
         };
-        self.record_bytes -= chunk_cost(chunk);
+        self.cost.subtract(chunk_cost(chunk));
         self.pages -= chunk.pages.len() as u64;
         if reset {
             chunk.pages.clear();
@@ -130,7 +144,7 @@ impl Layer {
                 }
             }
         }
-        self.record_bytes += chunk_cost(chunk);
+        self.cost.add(chunk_cost(chunk));
         self.pages += chunk.pages.len() as u64;
     }
 
@@ -139,7 +153,7 @@ impl Layer {
         let keys: Vec<Key> = self.range(from, end).map(|(key, _)| *key).collect();
         for key in keys {
             if let Some(entry) = self.entries.remove(&key) {
-                self.record_bytes -= cost(&entry);
+                self.cost.subtract(cost(&entry));
                 if let Entry::Chunk(mut chunk) = entry {
                     self.pages -= chunk.pages.len() as u64;
                     chunk.patch.merge(&Patch::resetting(), released);
@@ -167,6 +181,21 @@ impl Layer {
         }
     }
 
+    /// Takes a newer layer in, pages included: what was to be logged and stays unlogged.
+    pub(super) fn absorb_unlogged(&mut self, newer: Layer, released: &mut dyn FnMut(BlockLoc)) {
+        for (key, entry) in newer.entries {
+            match entry {
+                Entry::Put(bytes) => self.set(key, Some(bytes)),
+                Entry::Delete => self.set(key, None),
+                Entry::Chunk(chunk) => {
+                    self.merge_patch(key, &chunk.patch, released);
+                    let pages = chunk.pages.into_iter().map(|(block, page)| (block, Content::Page(page)));
+                    self.change_chunk(key, false, pages.collect(), released);
+                }
+            }
+        }
+    }
+
     pub(super) fn merge_patch(&mut self, key: Key, patch: &Patch, released: &mut dyn FnMut(BlockLoc)) {
         let blocks = patch.iter().map(|(block, state)| (block, Content::State(state))).collect();
         self.change_chunk(key, patch.is_reset(), blocks, released);
@@ -185,16 +214,35 @@ impl ChunkEntry {
     }
 }
 
-const EMPTY_CHUNK_COST: usize = 128;
+impl Cost {
+    fn add(&mut self, other: Cost) {
+        self.memory_bytes += other.memory_bytes;
+        self.log_bytes += other.log_bytes;
+    }
 
-fn cost(entry: &Entry) -> usize {
-    match entry {
-        Entry::Put(bytes) => 96 + bytes.len(),
-        Entry::Delete => 96,
-        Entry::Chunk(chunk) => chunk_cost(chunk),
+    fn subtract(&mut self, other: Cost) {
+        self.memory_bytes -= other.memory_bytes;
+        self.log_bytes -= other.log_bytes;
     }
 }
 
-fn chunk_cost(chunk: &ChunkEntry) -> usize {
-    EMPTY_CHUNK_COST + 72 * chunk.patch.iter().count()
+/// An entry's place in the map.
+const ENTRY_BYTES: usize = 96;
+const EMPTY_CHUNK_BYTES: usize = 128;
+
+fn cost(entry: &Entry) -> Cost {
+    let value_bytes = match entry {
+        Entry::Put(bytes) => bytes.len(),
+        Entry::Delete => 0,
+        Entry::Chunk(chunk) => return chunk_cost(chunk),
+    };
+    Cost { memory_bytes: ENTRY_BYTES + value_bytes, log_bytes: RECORD_HEAD_LEN + value_bytes }
+}
+
+fn chunk_cost(chunk: &ChunkEntry) -> Cost {
+    let named = chunk.patch.iter().count();
+    Cost {
+        memory_bytes: EMPTY_CHUNK_BYTES + named * size_of::<(u8, BlockState)>(),
+        log_bytes: RECORD_HEAD_LEN + chunk.patch.max_len(),
+    }
 }

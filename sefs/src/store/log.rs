@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use crate::allocator::Extent;
 use crate::backend::Io;
-use crate::error::{Corrupt, Error, Posix, Result};
+use crate::error::{Corrupt, Error, Invalid, Posix, Result};
 use crate::format::{BlockLoc, BlockState, GroupBody, GroupPrefix, Key, LogRecord, Patch};
 use crate::sealer::{GroupPlace, OpenFailure};
 use crate::store::Store;
@@ -83,9 +83,14 @@ impl Store {
             Taken::NoRoom => return Ok(false),
             Taken::Cut(cut) => cut,
         };
-        let result = self.renew_epoch(log).and_then(|()| self.write_group(log, &cut));
         // After a failure the layer stays where readers find it; the volume is latched and nothing more is logged.
-        result.map_err(|failure| self.latch(failure))?;
+        self.renew_epoch(log).map_err(|failure| self.latch(failure))?;
+        let sealed = match self.seal_layer(&cut.layer) {
+            // Nothing names what was sealed, so all of it can be tried again.
+            Err(failure @ Error::Posix(Posix::NoSpace)) => return self.put_back(cut).and(Err(failure)),
+            sealed => sealed.map_err(|failure| self.latch(failure))?,
+        };
+        self.write_group(log, &cut, sealed).map_err(|failure| self.latch(failure))?;
         Ok(true)
     }
 
@@ -94,7 +99,8 @@ impl Store {
         if layers.unlogged.is_empty() {
             return Taken::Nothing;
         }
-        if group_estimate(&layers.unlogged) > room {
+        let (bytes, pages) = (layers.unlogged.log_bytes(), layers.unlogged.pages());
+        if group_estimate(bytes, pages, pages.min(self.limits.ring_pages)) > room {
             return Taken::NoRoom;
         }
         debug_assert!(layers.sealing.is_none(), "one group is cut at a time, under the log's lock");
@@ -106,12 +112,41 @@ impl Store {
         Taken::Cut(Cut { layer, unwritten, sequence, inodes, next_id })
     }
 
-    fn write_group(&self, log: &mut Log, cut: &Cut) -> Result<()> {
-        let waiting = waiting_pages(&cut.layer);
+    /// What was to be logged is unlogged again, under what came since.
+    fn put_back(&self, cut: Cut) -> Result<()> {
+        let mut superseded = Vec::new();
+        drop(cut.layer);
+        {
+            let mut layers = self.layers.write();
+            let layers = &mut *layers;
+            // The other owner was the cut, dropped above; readers take no share.
+            let Some(older) = layers.sealing.take().and_then(Arc::into_inner) else {
+                return Err(self.latch(Invalid::Option("a layer in use").into()));
+            };
+            let newer = core::mem::replace(&mut layers.unlogged, older);
+            layers.unlogged.absorb_unlogged(newer, &mut |loc| superseded.push(loc));
+            layers.unwritten_unlogged += cut.unwritten;
+            layers.oldest_change = layers.oldest_change.or(Some(layers.last_change));
+        }
+        self.release_unnamed(&superseded);
+        Ok(())
+    }
+
+    /// Seals the pages of a layer. After a failure none of them has an address.
+    fn seal_layer(&self, layer: &Layer) -> Result<SealedPages> {
+        let waiting = waiting_pages(layer);
         let in_ring = waiting.len() as u64 <= self.limits.ring_pages;
         let mut sealed = SealedPages::default();
-        self.seal_pages(&waiting, in_ring, &mut sealed)?;
-        sealed.complete(&cut.layer);
+        let mut taken = Vec::new();
+        if let Err(failure) = self.seal_pages(&waiting, in_ring, &mut sealed, &mut taken) {
+            taken.into_iter().for_each(|extent| self.give_back(extent));
+            return Err(failure);
+        }
+        sealed.complete(layer);
+        Ok(sealed)
+    }
+
+    fn write_group(&self, log: &mut Log, cut: &Cut, sealed: SealedPages) -> Result<()> {
         let body = self.group_body(log, cut, &sealed, Vec::new());
         let place = log.next;
         self.append(log, &body, &sealed.ring_data)?;
@@ -210,11 +245,18 @@ impl Store {
         }
     }
 
-    fn seal_pages(&self, waiting: &[Waiting], in_ring: bool, sealed: &mut SealedPages) -> Result<()> {
+    fn seal_pages(
+        &self,
+        waiting: &[Waiting],
+        in_ring: bool,
+        sealed: &mut SealedPages,
+        taken: &mut Vec<Extent>,
+    ) -> Result<()> {
         let mut rest = waiting;
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(rest.len().min(HOME_BATCH_PAGES));
             let extents = self.alloc.allocate_data(self, batch.len() as u64, true)?;
+            taken.extend(extents.iter().copied());
             let (mut pages, mut writes) = (batch, Vec::new());
             for extent in extents {
                 let count = usize::try_from(extent.blocks).map_or(pages.len(), |blocks| blocks.min(pages.len()));
@@ -230,7 +272,7 @@ impl Store {
                 pages = next;
             }
             if !writes.is_empty() {
-                self.submit(writes)?;
+                self.submit_unnamed(writes)?;
             }
             rest = later;
         }
@@ -297,10 +339,11 @@ enum Taken {
     Cut(Cut),
 }
 
-/// Ring blocks that a group of all these operations takes, at most; and a group that names a new epoch before it.
-fn group_estimate(layer: &Layer) -> u64 {
-    let bytes = layer.record_bytes() as u64 + layer.pages() * PAGE_RECORD_BYTES;
-    bytes.div_ceil(BLOCK_SIZE_U64) + layer.pages().min(MAX_RING_PAGES) + 3
+/// Ring blocks that a group takes at most, with records of so many bytes, naming so many pages of which some stand in the
+/// ring; and one that names a new epoch before it.
+pub(super) fn group_estimate(record_bytes: usize, pages: u64, pages_in_ring: u64) -> u64 {
+    let bytes = record_bytes as u64 + pages * PAGE_RECORD_BYTES;
+    bytes.div_ceil(BLOCK_SIZE_U64) + pages_in_ring + 3
 }
 
 /// What one group takes out of the newest layer.

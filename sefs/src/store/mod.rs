@@ -3,15 +3,17 @@
 //! ```text
 //! Tx::finish ─► unlogged ─(cut: seal, log group)─► active ─(freeze)─► frozen ─(merge)─► trees, slot
 //! ```
-//! *Locks*, in the order in which they are taken: slots, log, layers, then the allocator's and the sealer's own. Neither I/O
-//! nor cryptography happens under the layers' lock, which readers need.
+//! *Locks*, in the order in which they are taken: re-encryption, slots, log, shares, layers, then the allocator's and the
+//! sealer's own. Neither I/O nor cryptography happens under the layers' lock, which readers need.
 //!
 //! *Security*: everything read from the backend is authenticated before it is used, under an expectation that comes from
 //! what was authenticated before. A failed write or flush latches the volume read-only.
 
+mod changes;
 mod checkpoint;
 mod commit;
 mod correct;
+mod counted;
 mod format;
 mod info;
 mod layer;
@@ -20,6 +22,9 @@ mod ranges;
 mod read;
 mod reclaim;
 mod recovery;
+mod reencrypt;
+mod reseal;
+mod room;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -36,7 +41,7 @@ use crate::env::Clock;
 #[cfg(test)]
 use crate::env::Env;
 use crate::error::Result;
-use crate::format::{AllocEntry, Header};
+use crate::format::{AllocEntry, Header, Key, Kind, MAX_EPOCHS};
 use crate::node::Node;
 use crate::sealer::Sealer;
 use crate::suite::{Nonce, Suite};
@@ -45,13 +50,13 @@ use crate::tree::Root;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
-pub(crate) use commit::Need;
 pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;
-pub use info::{Notice, VolumeInfo};
+pub use info::{Notice, Reencrypting, VolumeInfo};
 pub(crate) use read::Extent;
 pub use reclaim::WorkDone;
-pub(crate) use recovery::{Replayed, StoreOptions, read_header};
+pub(crate) use recovery::{Replayed, StoreOptions, find_replica, read_header};
+pub(crate) use room::Need;
 pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
@@ -59,9 +64,15 @@ use commit::{Anchored, CommitState};
 use layer::Layer;
 use log::{Log, MAX_RING_PAGES, Ring};
 use ranges::Ranges;
+use recovery::HeaderRepair;
+use reencrypt::Reencryption;
+use room::Shares;
 
 /// Where the two checkpoint slots stand.
 const SLOT_ADDRS: [BlockAddr; 2] = [BlockAddr(16), BlockAddr(17)];
+
+/// The smallest key of the tree of files; the system tree has all below.
+const FILES_FROM: Key = Key::new(1, Kind::Inode, 0);
 
 /// One open volume's records and data.
 pub(crate) struct Store {
@@ -83,7 +94,9 @@ pub(crate) struct Store {
     anchored: Mutex<Option<Anchored>>,
     commit_state: Mutex<CommitState>,
     commit_done: Condvar,
-    latched: Mutex<Option<String>>,
+    /// Why nothing may be written any more. Whoever writes to the backend holds it shared until the write is done, so that no
+    /// write begins, or is still under way, once the latch is set.
+    latched: RwLock<Option<String>>,
     epoch_started: AtomicBool,
     starting: Mutex<bool>,
     last_flush: Mutex<Timestamp>,
@@ -91,9 +104,14 @@ pub(crate) struct Store {
     node_count: AtomicU64,
     unflushed: Unflushed,
     flushing: Mutex<()>,
+    shares: Mutex<Shares>,
+    share_given_back: Condvar,
     /// Live allocation pages that came and went while a checkpoint writes them, by epoch.
     page_epochs: Mutex<BTreeMap<EpochId, i64>>,
+    reencryption: Mutex<Reencryption>,
     replayed: Replayed,
+    /// Copies of the header that were damaged when the volume was opened.
+    header_repair: Mutex<HeaderRepair>,
     /// What a repair lays over the volume.
     corrections: Option<Arc<Corrections>>,
     /// The generation that the first checkpoint of the mount follows.
@@ -109,6 +127,7 @@ struct Limits {
     reserve_blocks: u64,
     ring_pages: u64,
     ranges: usize,
+    epochs: u32,
 }
 
 /// What lies over the trees, and the trees' roots: what a lookup has to see in one state.
@@ -173,7 +192,8 @@ impl Unflushed {
 
 impl Limits {
     /// Divides a memory budget, within what the volume's geometry allows.
-    fn new(memory_bytes: usize, header: &Header, geometry: &Geometry) -> Limits {
+    fn new(options: &StoreOptions, header: &Header, geometry: &Geometry) -> Limits {
+        let memory_bytes = options.memory_bytes;
         let ring_bytes = usize::try_from(header.ring_blocks).map_or(usize::MAX, |blocks| blocks * BLOCK_SIZE);
         let max_unmerged = usize::try_from(header.max_unmerged_bytes).unwrap_or(usize::MAX);
         let unmerged_bytes = (memory_bytes / 8).min(max_unmerged / 2).max(64 << 10);
@@ -186,9 +206,13 @@ impl Limits {
             reserve_blocks: (data / 50).max((data / 8).clamp(256, 4096)),
             ring_pages: (header.ring_blocks / 16).min(MAX_RING_PAGES),
             ranges: 1024,
+            epochs: options.max_epochs.clamp(MIN_EPOCHS, MAX_EPOCHS),
         }
     }
 }
+
+/// With fewer epochs than this, a mount's own would be among those to be re-encrypted.
+const MIN_EPOCHS: u32 = 8;
 
 /// Blocks of a volume that are not reserved areas.
 fn data_blocks(geometry: &Geometry) -> u64 {
@@ -206,8 +230,7 @@ impl Store {
     }
 
     fn epoch_count(&self) -> u32 {
-        // The table holds at most 4,096.
-        u32::try_from(self.sealer.epochs().len()).unwrap_or(u32::MAX)
+        self.sealer.listed_epochs()
     }
 
     pub(crate) fn read_only(&self) -> bool {
@@ -245,13 +268,17 @@ impl Store {
         }
         // The anchor first moves to the state that was accepted: two crashes in a row must not leave it behind both slots.
         self.anchor_accepted()?;
+        self.give_up_damaged_slot()?;
         let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
         self.log.lock().epoch = epoch;
         self.checkpoint_for(Occasion::EpochStart)?;
         self.checkpoint_for(Occasion::Ordinary)?;
+        self.repair_headers()?;
         *starting = true;
         self.epoch_started.store(true, Ordering::Release);
-        Ok(())
+        drop(starting);
+        self.pay_for_epoch();
+        self.check_latch()
     }
 
     /// Ends the mount: everything committed and merged, nothing left in the log.
@@ -262,7 +289,7 @@ impl Store {
         self.commit()?;
         self.reclaim_ranges(usize::MAX)?;
         self.commit()?;
-        self.checkpoint()?;
+        self.checkpoint_or_slice()?;
         self.checkpoint_for(Occasion::Close)
     }
 }

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use crate::allocator::{Extent as AddrExtent, Pin};
 use crate::backend::Io;
-use crate::error::{Corrupt, Error, Result, Tampered};
+use crate::error::{BackendError, Corrupt, Error, Posix, Result, Tampered};
 use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, RangeRecord, SpaceRecord};
 use crate::node::Node;
 use crate::sealer::OpenFailure;
@@ -169,7 +169,7 @@ impl Store {
         }
     }
 
-    fn fill(&self, object: ObjectId, first_block: u64, blocks: &[Block], out: &mut [u8]) -> Result<()> {
+    pub(super) fn fill(&self, object: ObjectId, first_block: u64, blocks: &[Block], out: &mut [u8]) -> Result<()> {
         let mut at = 0;
         while at < blocks.len() {
             let plain = &mut out[at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE];
@@ -205,14 +205,8 @@ impl Store {
             out.copy_from_slice(buf.bytes());
             for (index, loc) in run[at..end].iter().enumerate() {
                 let Some(block) = out[index * BLOCK_SIZE..].first_chunk_mut::<BLOCK_SIZE>() else { break };
-                self.sealer.open_data(loc, block).map_err(|failure| match failure {
-                    OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
-                    OpenFailure::Auth => Error::Tampered(Tampered::Data {
-                        addr: loc.addr,
-                        object,
-                        block: first_block + (at + index) as u64,
-                    }),
-                })?;
+                let place = (object, first_block + (at + index) as u64);
+                self.sealer.open_data(loc, block).map_err(|failure| block_error(failure, loc, place))?;
             }
             at = end;
         }
@@ -267,6 +261,23 @@ impl Store {
             None => Ok(Chunk::default()),
             Some(bytes) => Chunk::decode(&bytes).map_err(|why| record_error(key, why)),
         }
+    }
+
+    /// Blocks of a range that were promised to the object and are not written yet.
+    pub(crate) fn unwritten_blocks(&self, object: ObjectId, first_block: u64, end_block: u64) -> Result<u64> {
+        if self.layers.read().unwritten() == 0 {
+            return Ok(0);
+        }
+        let (mut unwritten, mut block) = (0, first_block);
+        while block < end_block {
+            let chunk = block / CHUNK_BLOCKS;
+            let chunk_end = end_block.min((chunk + 1) * CHUNK_BLOCKS);
+            let (blocks, _pin) = self.resolve(object, chunk)?;
+            let range = (block % CHUNK_BLOCKS) as usize..(chunk_end - chunk * CHUNK_BLOCKS) as usize;
+            unwritten += blocks[range].iter().filter(|block| matches!(block, Block::Unwritten)).count() as u64;
+            block = chunk_end;
+        }
+        Ok(unwritten)
     }
 
     /// The first block in `[from_block, end_block)` that is data, or that is a hole.
@@ -390,8 +401,19 @@ impl Store {
         Node::decode(bytes, level, self.node_size).map_err(|why| Corrupt::Node(reference.addr, why).into())
     }
 
-    /// Writes sealed blocks home in one request for each contiguous piece.
+    /// Writes what something that is durable may name. A failure latches the volume.
     pub(super) fn submit(&self, batch: Vec<Io>) -> Result<()> {
+        self.write(batch)?.map_err(|failure| self.latch(failure.into()))
+    }
+
+    /// Writes what nothing names yet. That the host has no space for it is a refusal: what was to be written is to be given
+    /// up, and nothing is lost. Any other failure latches the volume.
+    pub(super) fn submit_unnamed(&self, batch: Vec<Io>) -> Result<()> {
+        self.write(batch)?
+            .map_err(|failure| if failure.is_no_space() { Posix::NoSpace.into() } else { self.latch(failure.into()) })
+    }
+
+    fn write(&self, batch: Vec<Io>) -> Result<core::result::Result<(), BackendError>> {
         let bytes: u64 = batch
             .iter()
             .map(|io| match io {
@@ -400,8 +422,7 @@ impl Store {
             })
             .sum();
         self.unflushed.add(bytes);
-        let done = self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket));
-        done.map(drop).map_err(|failure| self.latch(failure.into()))
+        self.while_unlatched(|| self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket)).map(drop))
     }
 }
 
@@ -458,4 +479,12 @@ pub(super) fn range_of(key: Key, bytes: &[u8]) -> Result<Range> {
 
 pub(super) fn record_error(key: Key, why: &'static str) -> Error {
     Corrupt::Record { object: ObjectId(key.object), kind: key.kind as u8, why }.into()
+}
+
+/// What a data block that does not open says of it; `place` is its object and its number within.
+pub(super) fn block_error(failure: OpenFailure, loc: &BlockLoc, (object, block): (ObjectId, u64)) -> Error {
+    match failure {
+        OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
+        OpenFailure::Auth => Error::Tampered(Tampered::Data { addr: loc.addr, object, block }),
+    }
 }

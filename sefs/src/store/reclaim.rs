@@ -1,9 +1,9 @@
-//! Background work: log groups and flushes that are due, checkpoints, and range tombstones worked off in slices.
+//! Background work: log groups and flushes that are due, checkpoints, and old epochs and range tombstones worked off in slices.
 
 use alloc::vec::Vec;
 
 use crate::error::Result;
-use crate::store::{Store, Tx};
+use crate::store::{Need, Store, Tx};
 use crate::types::Timestamp;
 
 /// Chunks that one step of a tombstone resets.
@@ -15,6 +15,8 @@ const IDLE_MS: u64 = 5;
 /// … or when its oldest change is so old.
 const AGE_MS: u64 = 100;
 
+/// Others get the backend for so long between two slices of re-encryption.
+const PAUSE_MS: u64 = 50;
 /// What is logged is merged after so long without a change.
 const QUIET_MS: u64 = 5_000;
 
@@ -36,7 +38,7 @@ impl Store {
         let (waiting, idle_ms, age_ms, half_full, unmerged) = {
             let layers = self.layers.read();
             let age = layers.oldest_change.map_or(0, |oldest| elapsed_ms(oldest, now));
-            let half_full = layers.active.record_bytes() > self.limits.unmerged_bytes / 2;
+            let half_full = layers.active.memory_bytes() > self.limits.unmerged_bytes / 2;
             (
                 !layers.unlogged.is_empty(),
                 elapsed_ms(layers.last_change, now),
@@ -54,11 +56,19 @@ impl Store {
         }
         let ring_half = self.log.lock().used_blocks() > self.ring.blocks / 2;
         let quiet = unmerged && idle_ms >= QUIET_MS;
-        if half_full || ring_half || quiet || self.pending_is_much() {
+        let due = half_full || ring_half || quiet || self.pending_is_much();
+        let worked = self.reencrypt_slice()?.is_some();
+        if due && !worked {
             self.checkpoint()?;
         }
         let more = self.reclaim_ranges(STEPS_PER_CALL)?;
-        Ok(WorkDone { again_ms: if more { 0 } else { IDLE_MS } })
+        Ok(WorkDone {
+            again_ms: match (more, worked) {
+                (true, _) => 0,
+                (false, true) => PAUSE_MS,
+                (false, false) => IDLE_MS,
+            },
+        })
     }
 
     fn flush_due(&self, now: Timestamp, commit_ms: u64) -> bool {
@@ -95,17 +105,17 @@ impl Store {
                     }
                 }
             }
-            let mut tx = Tx::new(self);
+            let mut tx = Tx::new(self, self.make_room(Need::Release, 0)?);
             tx.reclaim(range.id, chunks, next);
             tx.finish();
             let full = {
                 let layers = self.layers.read();
-                layers.unlogged.record_bytes() > self.limits.unlogged_bytes
+                layers.unlogged.memory_bytes().max(layers.unlogged.log_bytes()) > self.limits.unlogged_bytes
             };
             if full {
                 self.cut_group()?;
             }
-            let full = self.layers.read().active.record_bytes() > self.limits.unmerged_bytes;
+            let full = self.layers.read().active.memory_bytes() > self.limits.unmerged_bytes;
             if full {
                 self.checkpoint()?;
             }

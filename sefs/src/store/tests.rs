@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::backend::MemoryBackend;
 use crate::env::SystemClock;
-use crate::format::{Key, Kind};
+use crate::format::{Key, Kind, LIVE_UNKNOWN, MAX_EPOCHS};
 use crate::keys::VolumeKey;
 use crate::suite::{OsRng, RustCrypto};
 use crate::types::ObjectId;
@@ -41,6 +41,7 @@ fn open(backend: &Arc<MemoryBackend>, memory_bytes: usize) -> Store {
         volume_id: None,
         memory_bytes,
         corrections: None,
+        max_epochs: MAX_EPOCHS,
     };
     Store::open(backend.clone(), &key(), &options, &env()).unwrap()
 }
@@ -277,3 +278,90 @@ fn an_epoch_that_runs_out_is_followed_by_another() {
         assert!(bytes.iter().all(|byte| *byte == round as u8));
     }
 }
+
+fn open_with(backend: &Arc<MemoryBackend>, max_epochs: u32) -> Store {
+    let mut store = open(backend, 8 << 20);
+    store.limits.epochs = max_epochs;
+    store
+}
+
+fn write_block(store: &Store, block: u64) -> crate::error::Result<()> {
+    let mut tx = store.begin(Need::Data { blocks: 1 })?;
+    tx.write(ObjectId(9), block, &vec![block as u8; BLOCK_SIZE])?;
+    tx.finish();
+    store.commit()
+}
+
+fn read_back(store: &Store, blocks: u64) {
+    let mut out = vec![0; blocks as usize * BLOCK_SIZE];
+    store.read_blocks(ObjectId(9), 0, &mut out).unwrap();
+    for (block, bytes) in out.chunks(BLOCK_SIZE).enumerate() {
+        assert!(bytes.iter().all(|byte| *byte == block as u8), "block {block}");
+    }
+}
+
+#[test]
+fn a_full_table_refuses_writes_with_its_reason_and_can_be_read() {
+    let backend = format(16 << 20);
+    for mount in 0..12 {
+        let store = open_with(&backend, 4096);
+        write_block(&store, mount).unwrap();
+    }
+    let full = open_with(&backend, 4096);
+    full.sealer.set_max_epochs(full.epoch_count());
+    let refused = write_block(&full, 12).unwrap_err();
+    assert!(alloc::string::ToString::to_string(&refused).contains("table of epochs is full"), "{refused}");
+    read_back(&full, 12);
+    // One place is enough to make others.
+    let tight = open_with(&backend, 8);
+    tight.sealer.set_max_epochs(tight.epoch_count() + 1);
+    write_block(&tight, 12).unwrap();
+    assert!(tight.epoch_count() <= 4, "{}", tight.epoch_count());
+    read_back(&tight, 13);
+}
+
+#[test]
+fn counts_that_are_not_known_are_found_by_a_pass() {
+    let backend = format(16 << 20);
+    for mount in 0..8 {
+        write_block(&open_with(&backend, 4096), mount).unwrap();
+    }
+    let store = open_with(&backend, 16);
+    store.start_epoch().unwrap();
+    for (epoch, _) in store.sealer.old_epochs().into_iter().take(6) {
+        store.sealer.set_live(epoch, LIVE_UNKNOWN);
+    }
+    store.checkpoint().unwrap();
+    let unknown = || store.sealer.epochs().iter().filter(|(_, live)| *live == LIVE_UNKNOWN).count();
+    assert_eq!(unknown(), 6);
+    while store.reencrypt_slice().unwrap().is_some() {}
+    assert!(unknown() < 6, "those that the pass took are known");
+    store.checkpoint().unwrap();
+    assert!(store.epoch_count() <= 8);
+    read_back(&store, 8);
+}
+
+#[test]
+fn readers_of_an_older_state_keep_its_epochs() {
+    let backend = format(16 << 20);
+    for mount in 0..8 {
+        write_block(&open_with(&backend, 4096), mount).unwrap();
+    }
+    let mut store = open_with(&backend, 4096);
+    write_block(&store, 8).unwrap();
+    store.limits.epochs = 8;
+    let old = store.sealer.old_epochs();
+    let (blocks, pin) = store.resolve(ObjectId(9), 0).unwrap();
+    while store.reencrypt_slice().unwrap().is_some() {}
+    (0..3).for_each(|_| store.checkpoint().unwrap());
+    let mut out = vec![0; 8 * BLOCK_SIZE];
+    store.fill(ObjectId(9), 0, &blocks[..8], &mut out).unwrap();
+    drop((blocks, pin));
+    store.checkpoint().unwrap();
+    let left = store.sealer.epochs();
+    let gone = old.iter().filter(|(epoch, _)| left.iter().all(|(other, _)| other != epoch)).count();
+    assert!(gone >= 5, "{gone} of {} epochs are dropped once nobody reads with them", old.len());
+    read_back(&store, 9);
+}
+
+mod room;

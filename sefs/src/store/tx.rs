@@ -4,7 +4,7 @@
 //! layers' lock. So an operation is in one log group whole, and operations have one order: that of their `finish`.
 //!
 //! *Invariants*: data blocks that a transaction allocated are `held` by the allocator until a log group names them; a
-//! dropped transaction gives them back. Nothing in `finish` can fail.
+//! dropped transaction gives them back. Nothing in `finish` can fail: what it takes was set aside when the operation began.
 
 use alloc::vec::Vec;
 
@@ -15,6 +15,7 @@ use crate::format::{BlockLoc, BlockState, Key, Kind, RangeRecord, nonce_at};
 use crate::store::layer::{Content, Page};
 use crate::store::ranges::Range;
 use crate::store::read::{Block, chunk_key};
+use crate::store::room::Room;
 use crate::store::{Layers, Store};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, CHUNK_BLOCKS, ObjectId};
 
@@ -59,6 +60,7 @@ impl Change {
 /// The records of one operation. Dropped without [`Tx::finish`], nothing happened.
 pub(crate) struct Tx<'a> {
     store: &'a Store,
+    room: Room<'a>,
     changes: Vec<Change>,
     held: Vec<Extent>,
     inodes: i64,
@@ -66,8 +68,8 @@ pub(crate) struct Tx<'a> {
 }
 
 impl<'a> Tx<'a> {
-    pub(super) fn new(store: &'a Store) -> Tx<'a> {
-        Tx { store, changes: Vec::new(), held: Vec::new(), inodes: 0, unwritten: 0 }
+    pub(super) fn new(store: &'a Store, room: Room<'a>) -> Tx<'a> {
+        Tx { store, room, changes: Vec::new(), held: Vec::new(), inodes: 0, unwritten: 0 }
     }
 
     /// Sets a record.
@@ -105,7 +107,8 @@ impl<'a> Tx<'a> {
     /// Seals blocks and sends them home. They become visible with `finish`, and durable with the group that names them.
     fn write_home(&mut self, object: ObjectId, first_block: u64, data: &[u8]) -> Result<()> {
         let store = self.store;
-        let extents = store.alloc.allocate_data(store, (data.len() / BLOCK_SIZE) as u64, true)?;
+        let blocks = (data.len() / BLOCK_SIZE) as u64;
+        let extents = self.room.spend(blocks, || store.alloc.allocate_data(store, blocks, true))?;
         self.held.extend(extents.iter().copied());
         let mut batch = Vec::with_capacity(extents.len());
         let (mut rest, mut block) = (data, first_block);
@@ -120,7 +123,7 @@ impl<'a> Tx<'a> {
             block += extent.blocks;
             rest = later;
         }
-        store.submit(batch)
+        store.submit_unnamed(batch)
     }
 
     /// Makes blocks holes, to `end_block` or, with `u64::MAX`, all that follow.
@@ -214,9 +217,13 @@ impl<'a> Tx<'a> {
         let mut superseded = Vec::new();
         {
             let mut layers = store.layers.write();
+            let (bytes, pages) = (layers.unlogged.log_bytes(), layers.unlogged.pages());
             for change in changes {
                 layers.change(change, &mut superseded);
             }
+            let more =
+                (layers.unlogged.log_bytes().saturating_sub(bytes), layers.unlogged.pages().saturating_sub(pages));
+            debug_assert!(self.room.covers(more.0, more.1), "{more:?} is more than was set aside");
             layers.inodes = layers.inodes.saturating_add_signed(self.inodes);
             layers.unwritten_unlogged += self.unwritten;
             layers.sequence += 1;

@@ -71,7 +71,8 @@ pub(super) fn zero(volume: &Volume, caller: &Caller, ino: InodeNo, span: Span, k
     } else {
         let edges = edges(store, &inode, span)?;
         let (first, end) = whole_blocks(&inode, span);
-        edit = Edit::begin(store, Need::Release, &locked)?;
+        let need = if edges.is_empty() { Need::Release } else { Need::Edges { blocks: edges.len() as u64 } };
+        edit = Edit::begin(store, need, &locked)?;
         for (block, bytes) in edges {
             edit.tx.write(inode.object, block, &bytes)?;
         }
@@ -97,8 +98,9 @@ fn put_small<'a>(
     if let Ok(len) = usize::try_from(size)
         && len <= INLINE_FILE_MAX
     {
+        let need = if len > bytes.len() { Need::Metadata } else { Need::Release };
         bytes.resize(len, 0);
-        let mut edit = Edit::begin(store, Need::Release, locked)?;
+        let mut edit = Edit::begin(store, need, locked)?;
         put_inline(&mut edit.tx, inode.object, bytes);
         return Ok(edit);
     }
@@ -192,7 +194,7 @@ fn promise_step(
             inode = leave_record(volume, locked, ino, inode)?;
         }
         let absent = absent_blocks(store, &inode, first, end)?;
-        let mut edit = Edit::begin(store, Need::Data { blocks: absent }, locked)?;
+        let mut edit = Edit::begin(store, Need::Promise { blocks: absent }, locked)?;
         edit.tx.preallocate(inode.object, first, end - first)?;
         inode.flags.past_end |= end > size.div_ceil(BLOCK_SIZE_U64);
         edit

@@ -89,7 +89,11 @@ fn apply(
         Some(_) => permission::access_acl(store, ino, before)?,
         None => None,
     };
-    let mut edit = Edit::begin(store, resize.as_ref().map_or(Need::Metadata, Resize::need), locked)?;
+    // Without a new size records are only replaced. And the kernel sends times with the pages that it accepted long ago: on
+    // a full volume they must not fail where the pages did not.
+    let need = resize.as_ref().map_or(Need::Release, Resize::need);
+    let acl_bytes = acl.as_ref().map_or(0, |acl| acl.encode().len());
+    let mut edit = Edit::begin_with(store, need, acl_bytes, locked)?;
     let chowns = (change.uid.is_some() || change.gid.is_some()) && inode.kind() != FileKind::Directory;
     if chowns {
         inode.mode = permission::without_privileges(caller, &inode);

@@ -200,7 +200,17 @@ impl Locked<'_> {
 impl<'a> Edit<'a> {
     /// Begins a transaction over locked inodes.
     pub(super) fn begin(store: &'a Store, need: Need, locked: &'a Locked<'a>) -> Result<Edit<'a>> {
-        Ok(Edit { tx: store.begin(need)?, locked, changed: Vec::new() })
+        Edit::begin_with(store, need, 0, locked)
+    }
+
+    /// As `begin`; the transaction also puts long values, of so many bytes together.
+    pub(super) fn begin_with(
+        store: &'a Store,
+        need: Need,
+        value_bytes: usize,
+        locked: &'a Locked<'a>,
+    ) -> Result<Edit<'a>> {
+        Ok(Edit { tx: store.begin_with(need, value_bytes)?, locked, changed: Vec::new() })
     }
 
     /// Sets an inode's record.

@@ -34,7 +34,7 @@ pub(super) fn make(volume: &Volume, caller: &Caller, dir: InodeNo, name: &[u8], 
     check_new(caller, new)?;
     let (key, ino, now) = (bucket.free_key()?, InodeNo(store.new_id()), volume.clock.now());
     let default_acl = default_acl(store, dir, &parent)?;
-    let mut edit = Edit::begin(store, Need::Metadata, &locked)?;
+    let mut edit = Edit::begin_with(store, Need::Metadata, acl_bytes(default_acl.as_ref()), &locked)?;
     let inode = build(store, &mut edit.tx, caller, (dir, &parent), default_acl, ino, new, now)?;
     bucket.put(&mut edit.tx, key, ino, new.kind);
     add_entry(&mut parent, new.kind)?;
@@ -61,7 +61,7 @@ pub(super) fn make_tmpfile(volume: &Volume, caller: &Caller, dir: InodeNo, new: 
     require_directory(&parent)?;
     permission::check_insert(store, caller, dir, &parent)?;
     let default_acl = default_acl(store, dir, &parent)?;
-    let mut edit = Edit::begin(store, Need::Metadata, &locked)?;
+    let mut edit = Edit::begin_with(store, Need::Metadata, acl_bytes(default_acl.as_ref()), &locked)?;
     let parent = (dir, &*parent);
     let mut inode = build(store, &mut edit.tx, caller, parent, default_acl, ino, new, volume.clock.now())?;
     inode.links = 0;
@@ -167,6 +167,11 @@ fn default_acl(store: &Store, dir: InodeNo, parent: &Inode) -> Result<Option<Acl
     let Some(value) = xattr::value(store, dir, parent, ACL_DEFAULT)? else { return Ok(None) };
     let key = crate::vfs::inode::inode_key(dir);
     Acl::decode(&value).map_err(|_| crate::vfs::inode::record_error(key, "its default ACL is not valid"))
+}
+
+/// What a new inode inherits, at most: a directory gets the list twice.
+fn acl_bytes(default_acl: Option<&Acl>) -> usize {
+    default_acl.map_or(0, |acl| 2 * acl.encode().len())
 }
 
 /// A new inode's value; what else it consists of goes into the transaction.

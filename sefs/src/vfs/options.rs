@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::anchor::{Anchor, AnchorPolicy};
-use crate::format::{FileKind, KeySlot};
+use crate::format::{FileKind, KeySlot, MAX_EPOCHS};
 use crate::types::{InodeNo, Timestamp};
 
 /// How to make a volume.
@@ -51,6 +51,10 @@ pub struct OpenOptions {
     pub memory_bytes: usize,
     /// The longest time in milliseconds that a change stays unflushed while `work` is called.
     pub commit_ms: u64,
+    /// How many epochs (sets of keys, one for each mount that writes) the volume may keep, 8 to 4,096. With half of them in
+    /// use, what the smallest ones sealed is sealed anew by [`Volume::work`](super::Volume::work) and by closing; with three
+    /// quarters, by a mount's first write too.
+    pub max_epochs: u32,
 }
 
 impl Default for OpenOptions {
@@ -62,6 +66,7 @@ impl Default for OpenOptions {
             volume_id: None,
             memory_bytes: 64 << 20,
             commit_ms: 1000,
+            max_epochs: MAX_EPOCHS,
         }
     }
 }
@@ -83,6 +88,15 @@ pub struct FsStat {
     pub inodes_free: u64,
     /// Bytes of the longest name.
     pub name_max: u32,
+}
+
+/// What is left for writers, told at once: see [`Volume::room`](crate::vfs::Volume::room).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that new data may take, at least. What was deleted just now may not count yet.
+    pub available_bytes: u64,
+    /// Bytes that fallocate(2) promised to files and that are not written yet.
+    pub promised_bytes: u64,
 }
 
 /// Who asks.

@@ -3,11 +3,12 @@
 //! Opening a volume reclaims nothing; whatever orphans it finds are worked off by [`Volume::work`]. An orphan that is
 //! acquired is left alone until it is released.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Corrupt, Error, Posix, Result};
 use crate::format::{Key, Kind};
 use crate::store::Need;
+use crate::sync::Mutex;
 use crate::types::InodeNo;
 use crate::vfs::inode::{Edit, record_error};
 use crate::vfs::make::orphan_key;
@@ -20,28 +21,39 @@ const SCAN: usize = 64;
 const XATTR_RECORDS: usize = 128;
 
 /// Whether there may be orphans that nobody has acquired.
-pub(super) struct Orphans(AtomicBool);
+pub(super) struct Orphans {
+    expected: AtomicBool,
+    reclaimed: AtomicU64,
+    /// Held by whoever reclaims: the next one waits and then knows what was found.
+    running: Mutex<()>,
+}
 
 impl Orphans {
     /// `expected`: whether there may be some from before.
     pub(super) fn new(expected: bool) -> Orphans {
-        Orphans(AtomicBool::new(expected))
+        Orphans { expected: AtomicBool::new(expected), reclaimed: AtomicU64::new(0), running: Mutex::new(()) }
     }
 
     /// There may be some now.
     pub(super) fn expect_some(&self) {
-        self.0.store(true, Ordering::Release);
+        self.expected.store(true, Ordering::Release);
     }
 
     /// Whether there may be some.
     pub(super) fn are_expected(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.expected.load(Ordering::Acquire)
+    }
+
+    /// How many were reclaimed since the volume was opened.
+    pub(super) fn reclaimed(&self) -> u64 {
+        self.reclaimed.load(Ordering::Acquire)
     }
 }
 
-/// Reclaims at most `limit` orphans and returns how many. One that cannot be reclaimed keeps no other from it.
+/// Reclaims at most `limit` orphans and returns how many, after whoever is at it already. One that cannot be reclaimed keeps no other from it.
 pub(super) fn reclaim(volume: &Volume, limit: usize) -> Result<usize> {
-    if !volume.orphans.0.swap(false, Ordering::AcqRel) {
+    let _one = volume.orphans.running.lock();
+    if !volume.orphans.expected.swap(false, Ordering::AcqRel) {
         return Ok(0);
     }
     let store = &volume.store;
@@ -61,7 +73,10 @@ pub(super) fn reclaim(volume: &Volume, limit: usize) -> Result<usize> {
                 return Ok(reclaimed);
             }
             match reclaim_one(volume, InodeNo(key.offset)) {
-                Ok(true) => reclaimed += 1,
+                Ok(true) => {
+                    reclaimed += 1;
+                    volume.orphans.reclaimed.fetch_add(1, Ordering::AcqRel);
+                }
                 Ok(false) => {}
                 Err(error) => failure = failure.or(Some(error)),
             }

@@ -68,7 +68,8 @@ impl Resize {
         match &self.content {
             Content::Inline { grows: true, .. } | Content::Stays | Content::Leaves { block: None } => Need::Metadata,
             Content::Leaves { block: Some(_) } => Need::Data { blocks: 1 },
-            Content::Inline { grows: false, .. } | Content::Goes | Content::Cut { .. } => Need::Release,
+            Content::Cut { edge: Some(_), .. } => Need::Edges { blocks: 1 },
+            Content::Inline { grows: false, .. } | Content::Goes | Content::Cut { edge: None, .. } => Need::Release,
         }
     }
 

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use crate::backend::Backend;
 use crate::error::{Corrupt, Error, Posix, Result};
 use crate::keys::VolumeKey;
-use crate::store::{self, Store, StoreFormat, StoreOptions};
+use crate::store::{self, Need, Store, StoreFormat, StoreOptions};
 use crate::sync::Mutex;
-use crate::types::{BLOCK_SIZE, InodeNo};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, InodeNo};
 use crate::vfs::allocate::{self, Span};
 use crate::vfs::copy::{self, Place};
 use crate::vfs::inode::InodeTable;
@@ -16,7 +16,7 @@ use crate::vfs::reclaim::{self, Orphans};
 use crate::vfs::rename::{self, Side};
 use crate::vfs::{
     AllocateMode, Attr, Caller, Clock, DirEntry, EXECUTE, Env, FormatOptions, FsStat, Header, NAME_MAX, NewInode,
-    OpenOptions, RenameMode, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode, attr, dir, file, make,
+    OpenOptions, RenameMode, Room, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode, attr, dir, file, make,
     permission, remove, write, xattr,
 };
 
@@ -247,6 +247,21 @@ impl Volume {
         }
     }
 
+    /// What is left for writers. Cheap enough for every write: no I/O, and nothing is waited for.
+    pub fn room(&self) -> Room {
+        let room = self.store.room();
+        Room {
+            available_bytes: room.available_blocks.saturating_mul(BLOCK_SIZE_U64),
+            promised_bytes: room.promised_blocks.saturating_mul(BLOCK_SIZE_U64),
+        }
+    }
+
+    /// Whether a write of new data would find room, after everything that can be reclaimed was: `NoSpace` if not, and
+    /// whatever else would keep it from happening.
+    pub fn find_room(&self) -> Result<()> {
+        self.with_space(|| self.store.begin(Need::Data { blocks: 1 }).map(drop))
+    }
+
     /// Makes everything up to now durable; fsync(2) of anything is this.
     pub fn sync(&self) -> Result<()> {
         self.store.commit()
@@ -275,13 +290,15 @@ impl Volume {
     /// No lock is held here, so reclaiming may take those that it needs.
     pub(super) fn with_space<T>(&self, operation: impl Fn() -> Result<T>) -> Result<T> {
         loop {
+            let before = self.orphans.reclaimed();
             let outcome = operation();
-            let full = matches!(outcome, Err(Error::Posix(Posix::NoSpace)));
-            if !full || !self.orphans.are_expected() {
+            if !matches!(outcome, Err(Error::Posix(Posix::NoSpace))) {
                 return outcome;
             }
-            // What keeps an orphan from going is told by `work`; this operation's outcome is that there is no space.
-            if reclaim::reclaim(self, RECLAIM_BUSY).unwrap_or(0) == 0 {
+            // What keeps an orphan from going is told by `work`; this operation's outcome is that there is no space. What the
+            // background work reclaimed meanwhile counts too.
+            let _ = reclaim::reclaim(self, RECLAIM_BUSY);
+            if self.orphans.reclaimed() == before {
                 return outcome;
             }
         }
@@ -307,6 +324,7 @@ fn store_options(options: &OpenOptions) -> StoreOptions {
         anchor: options.anchor.clone(),
         abandon_anchor: options.abandon_anchor,
         volume_id: options.volume_id,
+        max_epochs: options.max_epochs,
         memory_bytes: options.memory_bytes,
         corrections: None,
     }

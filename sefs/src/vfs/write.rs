@@ -94,7 +94,7 @@ fn write_piece(
     }
     let plan = Plan::of(store, &before, offset, data)?;
     let mut inode = (*before).clone();
-    let mut edit = Edit::begin(store, plan.need(mode), &locked)?;
+    let mut edit = Edit::begin(store, plan.need(store, &before, mode)?, &locked)?;
     plan.apply(&mut edit.tx, &mut inode)?;
     inode.size = inode.size.max(offset + data.len() as u64);
     mark_written(store, &mut edit.tx, caller, ino, &mut inode, mode, volume.clock.now())?;
@@ -146,16 +146,17 @@ impl<'d> Plan<'d> {
         Ok(Plan::Blocks(Blocks::of(store, inode, offset, data, old)?))
     }
 
-    fn need(&self, mode: WriteMode) -> Need {
-        let blocks = match self {
-            Plan::Inline(_) => 0,
-            Plan::Blocks(blocks) => blocks.count(),
+    fn need(&self, store: &Store, inode: &Inode, mode: WriteMode) -> Result<Need> {
+        let (blocks, promised) = match self {
+            Plan::Inline(_) => (0, 0),
+            Plan::Blocks(blocks) => (blocks.count(), blocks.promised(store, inode)?),
         };
-        match (mode, blocks) {
+        Ok(match (mode, blocks) {
+            (_, blocks) if promised > 0 => Need::Promised { blocks, promised },
             (WriteMode::Writeback, blocks) => Need::Writeback { blocks },
             (_, 0) => Need::Metadata,
             (_, blocks) => Need::Data { blocks },
-        }
+        })
     }
 
     fn apply(self, tx: &mut Tx<'_>, inode: &mut Inode) -> Result<()> {
@@ -198,6 +199,13 @@ impl<'d> Blocks<'d> {
         let parts = [self.carried.is_some(), self.head.is_some(), self.tail.is_some()];
         let whole = self.middle.map_or(0, |(_, data)| data.len() / BLOCK_SIZE);
         (parts.iter().filter(|there| **there).count() + whole) as u64
+    }
+
+    /// How many of them fallocate(2) has promised.
+    fn promised(&self, store: &Store, inode: &Inode) -> Result<u64> {
+        let edges = self.head.iter().chain(&self.tail).map(|(block, _)| (*block, block + 1));
+        let whole = self.middle.map(|(block, data)| (block, block + (data.len() / BLOCK_SIZE) as u64));
+        edges.chain(whole).map(|(first, end)| store.unwritten_blocks(inode.object, first, end)).sum()
     }
 
     fn apply(self, tx: &mut Tx<'_>, inode: &mut Inode) -> Result<()> {

@@ -154,7 +154,8 @@ fn change(
     let mut inode = (*before).clone();
     let new = decide(store, &mut inode)?;
     let need = if new.is_some() { Need::Metadata } else { Need::Release };
-    let mut edit = Edit::begin(store, need, &locked)?;
+    let value_bytes = new.as_ref().map_or(0, |value| name.len() + value.len());
+    let mut edit = Edit::begin_with(store, need, value_bytes, &locked)?;
     replace(store, &mut edit.tx, ino, &mut inode, name, new.as_deref())?;
     touch_status(&mut inode, volume.clock.now());
     edit.put_inode(ino, inode);

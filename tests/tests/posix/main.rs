@@ -2,6 +2,7 @@
 
 mod attributes;
 mod content;
+mod full;
 mod names;
 mod permission;
 mod rename;

@@ -93,10 +93,13 @@ fn what_is_not_in_use_cannot_be_released_nor_taken_twice() {
     let corrupt = |addr: u64| Err(Corrupt::Allocation(BlockAddr(addr)).into());
     for addr in [3, 70, 127, GROUP_BLOCKS, geometry.total_blocks() - 16, geometry.total_blocks(), 1 << 47, u64::MAX] {
         assert_eq!(allocator.release(Extent::new(BlockAddr(addr), 1)), corrupt(addr));
-        assert_eq!(allocator.mark_taken(&disk, Extent::new(BlockAddr(addr), 1)), corrupt(addr));
+        assert_eq!(allocator.mark_taken(&disk, Extent::new(BlockAddr(addr), 1)).map(drop), corrupt(addr));
     }
     let run = data(&allocator, &disk, 8).unwrap()[0];
-    assert_eq!(allocator.mark_taken(&disk, Extent::new(BlockAddr(run.start() + 5), 9)), corrupt(run.start() + 5));
+    assert_eq!(
+        allocator.mark_taken(&disk, Extent::new(BlockAddr(run.start() + 5), 9)).map(drop),
+        corrupt(run.start() + 5)
+    );
     assert_eq!(allocator.release(Extent::new(BlockAddr(run.start() + 5), 9)), corrupt(run.start() + 5));
     assert_eq!(allocator.name(run), corrupt(run.start()), "named twice");
     assert_eq!(allocator.give_back(run), corrupt(run.start()), "named is not unwanted");
@@ -108,7 +111,7 @@ fn what_is_not_in_use_cannot_be_released_nor_taken_twice() {
     let taken = fresh.allocate_data(&disk, free - 1, false).unwrap();
     assert!(taken.iter().all(|run| run.end() <= stray.start() || run.start() > stray.start()));
     fresh.freeze();
-    assert_eq!(fresh.write_pages(&disk).map(drop), corrupt(stray.start()));
+    assert_eq!(fresh.write_pages(&disk, None).map(drop), corrupt(stray.start()));
 }
 
 #[test]
@@ -121,7 +124,7 @@ fn what_waits_or_is_being_discarded_cannot_be_released_again() {
     runs.iter().copied().for_each(again);
     allocator.freeze();
     runs.iter().copied().for_each(again);
-    allocator.write_pages(&disk).unwrap();
+    allocator.write_pages(&disk, None).unwrap();
     runs.iter().copied().for_each(again);
     allocator.finish(Generation(2)).unwrap();
     runs.iter().copied().for_each(again);
@@ -141,5 +144,5 @@ fn a_checkpoint_takes_no_block_that_its_pages_say_is_in_use() {
     allocator.freeze();
     // No call leads here; the pages are the last to notice a mistake of ours.
     allocator.state.lock().sets.frozen.as_mut().unwrap().taken.insert(run).unwrap();
-    assert_eq!(allocator.write_pages(&disk), Err(Corrupt::Allocation(run.addr).into()));
+    assert_eq!(allocator.write_pages(&disk, None), Err(Corrupt::Allocation(run.addr).into()));
 }

@@ -161,7 +161,7 @@ impl Model {
             self.live.remove(&addr);
             self.waiting.get_mut(&(self.generation + 1)).unwrap().insert(addr);
         }
-        let root = self.allocator.write_pages(&self.disk).unwrap();
+        let root = self.allocator.write_pages(&self.disk, None).unwrap();
         let state = self.live.keys().copied().collect();
         let written = self.disk.demand_whole(&self.geometry, &root);
         let in_use: BTreeSet<u64> = (0..).zip(&written).filter(|(_, used)| **used).map(|(addr, _)| addr).collect();
@@ -192,13 +192,13 @@ impl Model {
         }
         if drop.is_multiple_of(2) {
             *self.disk.failing.lock() = true;
-            if let Ok(root) = self.allocator.write_pages(&self.disk) {
+            if let Ok(root) = self.allocator.write_pages(&self.disk, None) {
                 assert_eq!(root, self.slots[1].1, "only a checkpoint without changes does without writing");
             }
             *self.disk.failing.lock() = false;
         } else {
             // The pages were written, but the slot was not.
-            self.allocator.write_pages(&self.disk).unwrap();
+            self.allocator.write_pages(&self.disk, None).unwrap();
         }
         self.allocator.unfreeze().unwrap();
         abandoned.iter().flat_map(|run| run.start()..run.end()).for_each(|addr| assert!(self.unnamed.remove(&addr)));

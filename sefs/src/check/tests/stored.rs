@@ -180,7 +180,9 @@ fn counts_of_epochs() {
         reseal(&backend, |checkpoint, image| {
             let (epoch, live) = *image.sealer.epochs().last().unwrap();
             image.sealer.set_live(epoch, live.checked_add_signed(delta).unwrap());
-            let pages = image.sealer.seal_epoch_pages().unwrap();
+            let (generation, log_epoch) = (checkpoint.generation, checkpoint.log_epoch);
+            let sealed = image.sealer.seal_epoch_pages(generation, &BTreeSet::new(), 1, log_epoch);
+            let (pages, _) = sealed.unwrap();
             write(&backend, checkpoint.epoch_pages[0].addr, &pages[0].bytes[..]);
             checkpoint.epoch_pages[0].tag = pages[0].tag;
         });

@@ -10,7 +10,7 @@ use crate::format::block_ref::tests::any_block_ref;
 fn anchor() -> impl Strategy<Value = AnchorBinding> {
     let policies = prop_oneof![Just(AnchorPolicy::Strict), Just(AnchorPolicy::Checkpoint)];
     let kinds = prop_oneof![Just(AnchorKind::ContentBound), Just(AnchorKind::BareCounter)];
-    let binding = (policies, kinds, any::<[u8; 32]>(), any::<u64>());
+    let binding = (policies, kinds, any::<[u8; 32]>(), 0..COUNTER_END);
     let binding =
         binding.prop_map(|(policy, kind, identity, counter)| AnchorBinding { policy, kind, identity, counter });
     prop_oneof![Just(AnchorBinding::default()), binding]
@@ -32,7 +32,8 @@ fn roots() -> impl Strategy<Value = Vec<TreeRoot>> {
 
 pub(in crate::format) fn any_checkpoint() -> impl Strategy<Value = Checkpoint> {
     let page = (0..U48_END, any::<[u8; 16]>()).prop_map(|(addr, tag)| EpochPageRef { addr: BlockAddr(addr), tag });
-    let numbers = (1..U48_END, any::<[u64; 6]>(), any::<u32>(), 1..=4u8, any::<[bool; 2]>());
+    let counters = any::<[u64; 6]>().prop_map(|counters| counters.map(|counter| counter % COUNTER_END));
+    let numbers = (1..GENERATION_END, counters, any::<u32>(), 1..=4u8, any::<[bool; 2]>());
     let proofs = (any::<[u8; 32]>(), any::<[u8; 16]>(), collection::vec(any::<[u8; 32]>(), 1..=2), any::alloc_entry());
     let lists = (anchor(), roots(), collection::vec(page, 0..=MAX_EPOCH_PAGES));
     (numbers, proofs, lists).prop_map(|(numbers, proofs, (anchor, roots, epoch_pages))| {
@@ -167,4 +168,20 @@ fn every_rule_is_checked() {
     assert_eq!(why(400, &[1]), Some("root reference"));
     assert_eq!(why(2304, &[1]), Some("reserved bytes are set"));
     assert_eq!(why(4047, &[1]), Some("reserved bytes are set"));
+}
+
+/// A hostile holder of the key may store any number; what is added to it later must not overflow.
+#[test]
+fn counters_leave_room_to_count() {
+    let check = |at: usize, value: u64, why: &str| {
+        let mut bytes = example().encode().to_vec();
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        assert_eq!(Checkpoint::decode(&bytes).err(), Some(why), "bytes {at}");
+        bytes[at..at + 8].copy_from_slice(&(value - 1).to_le_bytes());
+        assert_ne!(Checkpoint::decode(&bytes).err(), Some(why), "bytes {at}, one less");
+    };
+    check(0, GENERATION_END, "generation");
+    for at in [40, 144, 152, 160, 168, 264, 2296] {
+        check(at, COUNTER_END, "a counter that no volume reaches");
+    }
 }

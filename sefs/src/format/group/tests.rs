@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::any;
-use crate::format::codec::U48_END;
+use crate::format::codec::{COUNTER_END, U48_END};
 
 fn prefix() -> impl Strategy<Value = GroupPrefix> {
     (any::<[u64; 2]>(), any::<[u32; 3]>(), any::<[u8; 12]>(), any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
@@ -35,14 +35,17 @@ fn record() -> impl Strategy<Value = LogRecord> {
 
 fn body() -> impl Strategy<Value = GroupBody> {
     (any::<[u64; 5]>(), collection::vec(0..U48_END, 0..5), collection::vec(record(), 0..8)).prop_map(
-        |([flushed, base, sequence, next_id, inodes], addresses, records)| GroupBody {
-            flushed_lsn: Lsn(flushed),
-            base: Generation(base),
-            sequence,
-            next_id,
-            inodes,
-            data_addresses: addresses.into_iter().map(BlockAddr).collect(),
-            records,
+        |(counters, addresses, records)| {
+            let [flushed, base, sequence, next_id, inodes] = counters.map(|counter| counter % COUNTER_END);
+            GroupBody {
+                flushed_lsn: Lsn(flushed),
+                base: Generation(base),
+                sequence,
+                next_id,
+                inodes,
+                data_addresses: addresses.into_iter().map(BlockAddr).collect(),
+                records,
+            }
         },
     )
 }

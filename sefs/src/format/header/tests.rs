@@ -80,7 +80,7 @@ proptest! {
 
     #[test]
     fn any_bytes_decode_or_fail(mut bytes in collection::vec(any::<u8>(), 0..300), long: bool) {
-        bytes.splice(..0, *MAGIC);
+        bytes.splice(..0, *HEADER_MAGIC);
         if long {
             bytes.resize(HEADER_LEN, 0);
         }

@@ -34,8 +34,10 @@ proptest! {
             prop_assert_eq!(RangeRecord::decode(&range.encode()), Ok(range));
         }
         prop_assert_eq!(OrphanRecord::decode(&OrphanRecord.encode()), Ok(OrphanRecord));
-        let job = JobRecord { reencrypt: EpochId(epoch), cursor };
-        prop_assert_eq!(job.encode().len(), 25);
+        let first = epoch % 1_000_000;
+        let reencrypt: Vec<_> = (first..=first + epoch / 5_000_000).map(EpochId).collect();
+        let job = JobRecord { reencrypt, cursor };
+        prop_assert_eq!(job.encode().len(), 25 + 4 * job.reencrypt.len());
         prop_assert_eq!(JobRecord::decode(&job.encode()), Ok(job));
     }
 
@@ -105,9 +107,28 @@ fn attribute_heads_hold_exactly_what_their_length_says() {
     assert_eq!([0, 1, 2048, 2049, 65_536].map(|len| head(len, 0).parts()), [1, 1, 1, 2, 32]);
 }
 
+fn job(epochs: Vec<u32>) -> Vec<u8> {
+    let reencrypt = epochs.into_iter().map(EpochId).collect();
+    JobRecord { reencrypt, cursor: crate::format::Key::new(1, Kind::Inode, 0) }.encode()
+}
+
+#[test]
+fn jobs_have_a_bounded_number_of_rising_epochs() {
+    let most = u32::try_from(MAX_JOB_EPOCHS).unwrap();
+    let decode = |epochs| JobRecord::decode(&job(epochs)).map(|job| job.reencrypt.len());
+    assert_eq!(decode((1..=most).collect()), Ok(MAX_JOB_EPOCHS));
+    assert!(job((1..=most).collect()).len() <= crate::format::MAX_VALUE_LEN);
+    assert_eq!(decode((0..=most).collect()), Err("job epoch count"));
+    assert_eq!(decode(vec![]), Err("job epoch count"));
+    assert_eq!(decode(vec![2, 2]), Err("job epochs do not rise"));
+    let mut long = job(vec![1]);
+    long[4..8].copy_from_slice(&2u32.to_le_bytes());
+    assert!(JobRecord::decode(&long).is_err());
+}
+
 #[test]
 fn jobs_of_unknown_types_are_refused() {
-    let mut bytes = JobRecord { reencrypt: EpochId(1), cursor: crate::format::Key::new(1, Kind::Inode, 0) }.encode();
+    let mut bytes = job(vec![1]);
     bytes[0] = 2;
     assert_eq!(JobRecord::decode(&bytes), Err("job type"));
 }

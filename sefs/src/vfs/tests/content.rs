@@ -148,6 +148,35 @@ fn promises_beyond_what_there_is_take_nothing() {
     assert_eq!(volume.attr(ino).unwrap().size, 0);
 }
 
+/// What others write late, from a kernel's cache, uses the reserve and not what was promised.
+#[test]
+fn a_promise_holds_against_writeback_and_attributes_are_kept_on_a_full_volume() {
+    let volume = volume();
+    let (promised, filler) = (file(&volume, "promised"), file(&volume, "filler"));
+    let piece = alloc::vec![7; 256 << 10];
+    let len = 8 * piece.len() as u64;
+    volume.allocate(&root(), promised, 0, len, AllocateMode::Allocate { keep_size: false }).unwrap();
+    let mut at = 0;
+    let refused = loop {
+        match volume.write(&root(), filler, at, &piece, WriteMode::Writeback) {
+            Ok(written) => at += written as u64,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, Posix::NoSpace.into());
+    assert_eq!(volume.find_room(), Err(Posix::NoSpace.into()));
+    assert_eq!(volume.room(), Room { available_bytes: 0, promised_bytes: len });
+    for (index, mode) in (0..8).zip([WriteMode::Direct, WriteMode::Writeback].into_iter().cycle()) {
+        assert_eq!(volume.write(&root(), promised, index * piece.len() as u64, &piece, mode), Ok(piece.len()));
+    }
+    assert_eq!(posix(volume.write(&root(), promised, len, &piece, WriteMode::Direct)), Posix::NoSpace);
+    let times = SetAttr { mtime: Some(SetTime::Now), mode: Some(0o600), ..SetAttr::default() };
+    volume.set_attr(&root(), filler, &times).unwrap();
+    volume.sync().unwrap();
+    volume.unlink(&root(), ROOT, b"filler").unwrap();
+    volume.find_room().unwrap();
+}
+
 /// The inode knows how many attributes it has and whether any of them matters to writing and to permissions.
 #[test]
 fn what_an_inode_knows_of_its_attributes() {

@@ -1,9 +1,16 @@
 //! Freshness (P4, P7): with an anchor, a state older than its last advance is refused; with a strict one, not even the
 //! log's tail can be cut. Without one, a complete older image is accepted, and the mount says so.
 
+mod counter;
+mod forks;
+mod header;
+mod overtaking;
+mod ring;
+mod second_crashes;
+
 use std::sync::Arc;
 
-use sefs::anchor::{AnchorPolicy, AnchorState};
+use sefs::anchor::{AnchorKind, AnchorPolicy, AnchorState};
 use sefs::error::{AnchorError, Error, Incompatible, RolledBack};
 use sefs::types::InodeNo;
 use sefs::vfs::{Caller, FileKind, FormatOptions, NewInode, Notice, OpenOptions, Volume, WriteMode};
@@ -25,11 +32,23 @@ fn anchored(vault: &Arc<Vault>) -> OpenOptions {
 }
 
 fn with_state(state: &AnchorState) -> Arc<Vault> {
-    Arc::new(Vault::holding(1, state.clone()))
+    of_kind(AnchorKind::ContentBound, state)
 }
+
+fn of_kind(kind: AnchorKind, state: &AnchorState) -> Arc<Vault> {
+    Arc::new(Vault::of(kind, 1, state.clone()))
+}
+
+/// What a volume can be anchored by.
+const KINDS: [(AnchorKind, AnchorPolicy); 3] = [
+    (AnchorKind::ContentBound, AnchorPolicy::Strict),
+    (AnchorKind::ContentBound, AnchorPolicy::Checkpoint),
+    (AnchorKind::BareCounter, AnchorPolicy::Checkpoint),
+];
 
 /// A run on an anchored volume.
 struct Run {
+    kind: AnchorKind,
     world: World,
     history: History,
     /// Every state of the anchor, with the events on the disk when it was reached.
@@ -38,8 +57,12 @@ struct Run {
 
 impl Run {
     fn new(policy: AnchorPolicy, ops: &[Op], seed: u64) -> Run {
+        Run::of(AnchorKind::ContentBound, policy, ops, seed)
+    }
+
+    fn of(kind: AnchorKind, policy: AnchorPolicy, ops: &[Op], seed: u64) -> Run {
         let world = World::new(seed);
-        let vault = Arc::new(Vault::new(1));
+        let vault = of_kind(kind, &AnchorState { counter: 0, digest: [0; 32] });
         let blank = Recorder::plain(Disk::new(SIZE));
         let options = FormatOptions { anchor: Some((vault.clone(), policy)), ..format_options(SIZE) };
         world.format_on(Arc::new(blank.clone()), &options).expect("formatting an empty disk");
@@ -48,11 +71,18 @@ impl Run {
         let mut stage = Stage::on(world.clone(), Arc::new(disk.clone()), &anchored(&vault)).expect("a fresh volume");
         let (history, outcome) = History::of(&mut stage, &disk, ops);
         outcome.expect("a healthy disk");
-        Run { world, history, anchors: vault.history() }
+        Run { kind, world, history, anchors: vault.history() }
     }
 
     fn open(&self, disk: &Disk, state: &AnchorState) -> sefs::error::Result<Volume> {
-        self.world.reseeded(state.counter).open(Arc::new(Recorder::plain(disk.clone())), &anchored(&with_state(state)))
+        let vault = of_kind(self.kind, state);
+        self.world.reseeded(state.counter).open(Arc::new(Recorder::plain(disk.clone())), &anchored(&vault))
+    }
+
+    /// The states that the anchor may have had at a crash after that many events, with their places in the history: at the
+    /// moment of an advance the one before it and the one after it.
+    fn anchors_at(&self, position: usize) -> Vec<(usize, AnchorState)> {
+        states_at(&self.anchors, position)
     }
 
     fn end(&self) -> usize {
@@ -62,6 +92,13 @@ impl Run {
     fn last_anchor(&self) -> &AnchorState {
         &self.anchors.last().expect("it has at least its first state").1
     }
+}
+
+fn states_at(history: &[(usize, AnchorState)], position: usize) -> Vec<(usize, AnchorState)> {
+    let until = |index: usize| history.get(index + 1).map_or(usize::MAX, |next| next.0);
+    let states =
+        history.iter().enumerate().filter(|(index, (reached, _))| *reached <= position && position <= until(*index));
+    states.map(|(index, (_, state))| (index, state.clone())).collect()
 }
 
 fn rolled_back(opened: &sefs::error::Result<Volume>) -> bool {
@@ -167,22 +204,18 @@ fn a_checkpoint_anchor_refuses_what_is_older_than_its_checkpoint() {
 fn crashes_of_anchored_volumes() {
     let seed = seed("crashes_of_anchored_volumes", 74);
     let mut dice = Dice::new(seed);
-    for policy in [AnchorPolicy::Strict, AnchorPolicy::Checkpoint] {
-        let run = Run::new(policy, &workload(seed), seed);
+    for (kind, policy) in KINDS {
+        let run = Run::of(kind, policy, &workload(seed), seed);
         for position in 0..=run.end() {
-            // A crash at the moment of an advance may come just before it or just after.
-            let candidates = run.anchors.iter().enumerate().filter(|(index, (reached, _))| {
-                let next = run.anchors.get(index + 1).map_or(usize::MAX, |next| next.0);
-                *reached <= position && position <= next
-            });
-            for (index, (_, state)) in candidates {
+            for (index, state) in run.anchors_at(position) {
                 for sample in 0..scaled(2, 10) {
                     let disk = match sample {
                         0 => run.history.recording.prefix(position),
                         _ => run.history.recording.crash(position, &mut dice),
                     };
-                    let context = format!("seed {seed}, {policy:?}, event {position}, anchor {index}, sample {sample}");
-                    let volume = run.open(&disk, state).unwrap_or_else(|error| panic!("{context}: {error}"));
+                    let context =
+                        format!("seed {seed}, {kind:?}, {policy:?}, event {position}, anchor {index}, sample {sample}");
+                    let volume = run.open(&disk, &state).unwrap_or_else(|error| panic!("{context}: {error}"));
                     let found = walk(&volume).unwrap_or_else(|error| panic!("{context}: {error}"));
                     run.history.judge(position, &found).unwrap_or_else(|wrong| panic!("{context}: {wrong}"));
                 }
@@ -320,27 +353,6 @@ fn an_unreachable_anchor_fails_the_commit() {
     let volume = run.world.open(Arc::new(host), &anchored(&vault)).expect("the chain leads through the anchor");
     let found = walk(&volume).expect("an intact image");
     assert!(found == synced || found == after, "not the state before: {}", before.difference(&found));
-}
-
-/// Two clones of one machine: the second to commit is told that somebody else was faster.
-#[test]
-fn twins_cannot_both_commit() {
-    let run = Run::new(AnchorPolicy::Strict, &workload(7), 7);
-    let vault = with_state(run.last_anchor());
-    let disk = run.history.recording.prefix(run.end());
-    let twins = [1, 2].map(|number| {
-        run.world.reseeded(number).open(Arc::new(Recorder::plain(disk.clone())), &anchored(&vault)).expect("a clone")
-    });
-    let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
-    let commit = |volume: &Volume, name: &[u8]| {
-        let ino = volume.make(&Caller::root(), InodeNo::ROOT, name, &new)?.ino;
-        volume.write(&Caller::root(), ino, 0, b"mine", WriteMode::Direct)?;
-        volume.sync()
-    };
-    commit(&twins[0], b"first").expect("the first twin");
-    let second = commit(&twins[1], b"second").expect_err("the second twin");
-    assert!(matches!(second, Error::Anchor(AnchorError::Conflict) | Error::Latched(_)), "{second:?}");
-    commit(&twins[0], b"again").expect("the first twin goes on");
 }
 
 /// A read-only mount compares with the anchor and moves nothing.

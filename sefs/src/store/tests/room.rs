@@ -1,0 +1,265 @@
+//! Room for operations: what is accepted can be carried out, whatever else was accepted meanwhile.
+
+use super::*;
+use crate::backend::{BackendError, BackendOperation, Batch, Io, Ticket};
+use crate::error::{Error, Posix};
+use crate::types::BLOCK_SIZE_U64;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const SMALLEST: u64 = 4 << 20;
+const NO_SPACE: Error = Error::Posix(Posix::NoSpace);
+
+fn write(store: &Store, first: u64, blocks: u64) -> Result<()> {
+    let mut tx = store.begin(Need::Data { blocks })?;
+    tx.write(ObjectId(9), first, &vec![1; blocks as usize * BLOCK_SIZE])?;
+    tx.finish();
+    Ok(())
+}
+
+/// Fills until fewer than `blocks` blocks are left for data; the next free block of the object.
+fn fill(store: &Store, blocks: u64) -> u64 {
+    let mut at = 0;
+    while write(store, at, blocks).is_ok() {
+        at += blocks;
+    }
+    at
+}
+
+#[test]
+fn the_last_blocks_are_given_to_one_operation_only() {
+    for blocks in [1, 32] {
+        let store = open(&format(8 << 20), 4 << 20);
+        fill(&store, 64);
+        let mut at = 10_000;
+        // The last ones that one operation can have.
+        let first = loop {
+            match (store.begin(Need::Data { blocks }), store.begin(Need::Data { blocks })) {
+                (Ok(first), Err(refused)) => {
+                    assert_eq!(refused, NO_SPACE);
+                    break first;
+                }
+                (Ok(mut first), Ok(second)) => {
+                    drop(second);
+                    first.write(ObjectId(9), at, &vec![2; blocks as usize * BLOCK_SIZE]).unwrap();
+                    first.finish();
+                    at += blocks;
+                }
+                (Err(refused), _) => panic!("not even one: {refused}"),
+            }
+        };
+        assert_eq!(write(&store, at, blocks), Err(NO_SPACE));
+        drop(first);
+        write(&store, at, blocks).expect("what the first gave back");
+        store.commit().unwrap();
+    }
+}
+
+/// Many operations at once, each within what there was when it began: all of them can be logged and merged.
+#[test]
+fn all_that_was_accepted_has_space() {
+    for (size_bytes, blocks) in [(SMALLEST, 1), (SMALLEST, 15), (SMALLEST, 64), (16 << 20, 15), (16 << 20, 200)] {
+        let store = open(&format(size_bytes), 4 << 20);
+        store.commit().unwrap();
+        let (mut begun, mut at) = (Vec::new(), 0);
+        // As many as threads can have; more wait for a share of the log.
+        loop {
+            match store.begin(Need::Data { blocks }) {
+                Ok(tx) => begun.push(tx),
+                Err(refused) => {
+                    assert_eq!(refused, NO_SPACE);
+                    if begun.is_empty() {
+                        break;
+                    }
+                }
+            }
+            if begun.len() == 3 || store.begin(Need::Data { blocks }).is_err() {
+                for mut tx in begun.drain(..) {
+                    tx.write(ObjectId(9), at, &vec![3; blocks as usize * BLOCK_SIZE]).unwrap();
+                    tx.finish();
+                    at += blocks;
+                }
+            }
+        }
+        assert!(at * 8 > size_bytes / BLOCK_SIZE_U64 * 4, "{size_bytes} bytes: only {at} blocks fitted");
+        store.commit().unwrap();
+        store.checkpoint().unwrap();
+        store.close().unwrap();
+    }
+}
+
+/// The largest operations of every kind can be logged on the smallest volume, and several of them wait for one another.
+#[test]
+fn the_largest_operation_fits_the_smallest_ring() {
+    let store = open(&format(SMALLEST), 4 << 20);
+    let needs = [
+        (Need::Metadata, 2 * 65_536 + 300),
+        (Need::Release, 0),
+        (Need::Data { blocks: 258 }, 0),
+        (Need::Writeback { blocks: 258 }, 65_536),
+        (Need::Promise { blocks: MAX_PREALLOCATE_BLOCKS }, 0),
+        (Need::Edges { blocks: 2 }, 65_536),
+        (Need::Promised { blocks: 258, promised: 1 }, 0),
+    ];
+    for (need, value_bytes) in needs {
+        let most = need.share().with_values(value_bytes).log_bytes();
+        let group = crate::store::log::group_estimate(most, 0, store.limits.ring_pages);
+        assert!(group <= store.ring.blocks, "{need:?} may take {group} ring blocks");
+    }
+}
+
+#[test]
+fn a_preallocation_costs_what_its_masks_take() {
+    let mut layer = Layer::default();
+    let all = (0..64).map(|block| (block, layer::Content::State(crate::format::BlockState::Unwritten)));
+    layer.change_chunk(Key::new(9, Kind::Extent, 0), false, all.collect(), &mut |_| {});
+    assert!(layer.log_bytes() < 100, "{} bytes for three masks", layer.log_bytes());
+    layer.forget(Key::MIN, Key::MAX, &mut |_| {});
+    assert_eq!((layer.log_bytes(), layer.memory_bytes()), (0, 0));
+}
+
+/// What was sealed for a group that has no space stays readable and is logged later, in the right order.
+#[test]
+fn what_cannot_be_logged_for_want_of_space_waits() {
+    let backend = Arc::new(Refusing::new(16 << 20));
+    let store = open_on(backend.clone());
+    (0..40).for_each(|block| write(&store, block * 2, 1).unwrap());
+    backend.refuse.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        assert_eq!(store.commit(), Err(NO_SPACE));
+        let mut tx = store.begin(Need::Release).unwrap();
+        tx.clear(ObjectId(9), 2, 3).unwrap();
+        tx.put(Key::new(5, Kind::DirEntry, 5), vec![1; 10]);
+        tx.finish();
+        store.check_latch().unwrap();
+    }
+    backend.refuse.store(false, Ordering::SeqCst);
+    store.commit().unwrap();
+    store.checkpoint().unwrap();
+    drop(store);
+    let store = open_on(backend);
+    let mut out = vec![0; 4 * BLOCK_SIZE];
+    store.read_blocks(ObjectId(9), 0, &mut out).unwrap();
+    let firsts: Vec<u8> = out.chunks(BLOCK_SIZE).map(|block| block[0]).collect();
+    assert_eq!(firsts, [1, 0, 0, 0]);
+    assert_eq!(store.get(Key::new(5, Kind::DirEntry, 5)).unwrap(), Some(vec![1; 10]));
+}
+
+/// A checkpoint for which the host has no space is taken back and can be made later.
+#[test]
+fn a_checkpoint_without_space_at_the_host_is_taken_back() {
+    let backend = Arc::new(Refusing::new(16 << 20));
+    let store = open_on(backend.clone());
+    let mut refused = 0;
+    for round in 0..12 {
+        write(&store, round * 40, 1).unwrap();
+        write(&store, round * 40 + 2, 20).unwrap();
+        store.commit().unwrap();
+        backend.after.store(round % 6, Ordering::SeqCst);
+        backend.refuse.store(true, Ordering::SeqCst);
+        match store.checkpoint() {
+            Ok(()) => {}
+            Err(failure) => {
+                assert_eq!(failure, NO_SPACE);
+                refused += 1;
+            }
+        }
+        store.check_latch().unwrap();
+        backend.refuse.store(false, Ordering::SeqCst);
+        store.checkpoint().unwrap();
+    }
+    assert!(refused > 4);
+    store.close().unwrap();
+    drop(store);
+    let store = open_on(backend);
+    let mut out = vec![0; BLOCK_SIZE];
+    store.read_blocks(ObjectId(9), 11 * 40 + 21, &mut out).unwrap();
+    assert_eq!(out, vec![1; BLOCK_SIZE]);
+}
+
+/// An operation that began before the failure writes nothing after it.
+#[test]
+fn nothing_is_written_by_whoever_began_before_the_latch() {
+    let backend = Arc::new(Refusing::new(16 << 20));
+    let store = open_on(backend.clone());
+    write(&store, 0, 1).unwrap();
+    let mut begun = store.begin(Need::Data { blocks: 32 }).unwrap();
+    store.latch(Error::Rng);
+    let writes = backend.writes.load(Ordering::SeqCst);
+    assert!(matches!(begun.write(ObjectId(9), 100, &vec![1; 32 * BLOCK_SIZE]), Err(Error::Latched(_))));
+    drop(begun);
+    assert!(matches!(store.cut_group(), Err(Error::Latched(_))));
+    assert!(matches!(store.flush(), Err(Error::Latched(_))));
+    assert_eq!(backend.writes.load(Ordering::SeqCst), writes);
+}
+
+fn open_on(backend: Arc<Refusing>) -> Store {
+    let memory_bytes = 4 << 20;
+    let options = StoreOptions {
+        read_only: false,
+        anchor: None,
+        abandon_anchor: false,
+        volume_id: None,
+        memory_bytes,
+        max_epochs: MAX_EPOCHS,
+        corrections: None,
+    };
+    Store::open(backend, &key(), &options, &env()).unwrap()
+}
+
+/// A host that has no space for anything but the ring, the slots and the pages' homes, when it is told so.
+struct Refusing {
+    memory: Arc<MemoryBackend>,
+    refuse: AtomicBool,
+    /// Writes that still succeed.
+    after: AtomicU64,
+    writes: AtomicU64,
+    ring_end: u64,
+}
+
+impl Refusing {
+    fn new(size_bytes: u64) -> Refusing {
+        let ring_end = (64 + crate::format::ring_blocks_for(size_bytes / BLOCK_SIZE_U64)) * BLOCK_SIZE_U64;
+        let (refuse, after, writes) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        Refusing { memory: format(size_bytes), refuse, after, writes, ring_end }
+    }
+}
+
+impl Backend for Refusing {
+    fn submit(&self, batch: Batch) -> core::result::Result<Ticket, BackendError> {
+        for io in &batch {
+            let Io::Write { offset_bytes, .. } = io else { continue };
+            self.writes.fetch_add(1, Ordering::SeqCst);
+            if self.refuse.load(Ordering::SeqCst)
+                && *offset_bytes >= self.ring_end
+                && self.after.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err()
+            {
+                return Err(BackendError {
+                    operation: BackendOperation::Write,
+                    offset_bytes: *offset_bytes,
+                    errno: 28,
+                });
+            }
+        }
+        self.memory.submit(batch)
+    }
+
+    fn wait(&self, ticket: Ticket) -> core::result::Result<Batch, BackendError> {
+        self.memory.wait(ticket)
+    }
+
+    fn flush(&self) -> core::result::Result<(), BackendError> {
+        self.memory.flush()
+    }
+
+    fn discard(&self, offset_bytes: u64, len_bytes: u64) -> core::result::Result<(), BackendError> {
+        self.memory.discard(offset_bytes, len_bytes)
+    }
+
+    fn len_bytes(&self) -> core::result::Result<u64, BackendError> {
+        self.memory.len_bytes()
+    }
+
+    fn grow(&self, len_bytes: u64) -> core::result::Result<(), BackendError> {
+        self.memory.grow(len_bytes)
+    }
+}
