@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-all=(decode patch mount_image mount_image_forged operations key_slots mkfs_input)
+all=(decode patch mount_image mount_image_forged operations key_slots mkfs_input sealed_blob)
 which=${1:?usage: fuzz/run.sh TARGET|all [SECONDS | -runs=N]}
 bound=${2:-60}
 case $bound in

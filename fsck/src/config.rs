@@ -38,6 +38,9 @@ pub struct ImageEntry {
     pub passphrase_file: Option<PathBuf>,
     /// A platform and its options.
     pub platform: Option<String>,
+    /// Whether the platform may be one for development.
+    #[serde(default)]
+    pub allow_development: bool,
     /// The volume that must be found.
     pub volume_id: Option<String>,
     /// The volume's anchor, as `KIND:PLACE`.
@@ -122,7 +125,7 @@ mod tests {
         assert_eq!(
             parse("[image.\"/a\"]\nkey = \"secret\"\n").unwrap_err(),
             "/etc/sefs.toml, line 2: unknown field `key`, expected one of `key-file`, `passphrase-file`, `platform`, \
-             `volume-id`, `anchor`"
+             `allow-development`, `volume-id`, `anchor`"
         );
         assert!(parse("[image.\"a\"]\n").unwrap_err().contains("not an absolute path"));
         assert!(parse("[images]\n").is_err());

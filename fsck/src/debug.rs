@@ -24,7 +24,7 @@ use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::opening::{Located, Unlocked};
 use crate::report::{Failure, Output, Tool, harden};
-use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_kind, stat_text};
+use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_label, stat_text};
 use crate::size;
 
 /// Look inside a SEFS volume without mounting it. Nothing is changed, not even a log is replayed on disk.
@@ -316,7 +316,7 @@ impl Debug {
             .slots
             .iter()
             .enumerate()
-            .map(|(index, slot)| json!({"slot": index, "kind": slot_kind(slot.kind), "body_bytes": slot.body.len()}))
+            .map(|(index, slot)| json!({"slot": index, "kind": slot_label(slot), "body_bytes": slot.body.len()}))
             .collect();
         if matches!(self.args.look, Look::Slots) {
             return self.slots(header, &slots, info.is_some());
@@ -346,7 +346,7 @@ impl Debug {
             self.out.line("# Not authenticated: anyone could have written this. A key tells.")?;
         }
         for (index, slot) in header.slots.iter().enumerate() {
-            self.out.line(format!("slot {index:>2}: {}, {} bytes", slot_kind(slot.kind), slot.body.len()))?;
+            self.out.line(format!("slot {index:>2}: {}, {} bytes", slot_label(slot), slot.body.len()))?;
         }
         Ok(())
     }

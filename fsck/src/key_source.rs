@@ -1,5 +1,5 @@
-//! Where a tool's key comes from: exactly one file, named by an option, a mount option, `SEFS_KEY_FILE` or
-//! `/etc/sefs.toml`.
+//! Where a tool's key comes from: a file, a platform or recovery shares, named by an option, a mount option,
+//! `SEFS_KEY_FILE` or `/etc/sefs.toml`.
 //!
 //! *Security*: secrets are read from files and pipes only, never from the command line or the environment. What is read
 //! opens key slots; it is never the volume key itself. Only slots of the kind that the caller supplied are tried.
@@ -12,6 +12,7 @@ use std::io::{IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use sealing::shares::Share;
 use sealing::{Argon2Cost, Argon2Limits, Key, OsRng, Secret, SlotError, SlotKind, SlotSecret};
 use sefs::error::{Error, Incompatible};
 use sefs::format::{Header, KeySlot};
@@ -20,7 +21,9 @@ use zeroize::Zeroizing;
 
 use crate::anchor::AnchorSpec;
 use crate::config::{self, Config, ImageEntry};
+use crate::platform_source;
 use crate::report::{Failure, FailureKind};
+use crate::showing::slot_kind;
 use crate::volume_id::{VolumeId, decode_hex};
 
 /// The options that say how a volume is opened. Each is also a mount option of the same name.
@@ -33,9 +36,15 @@ pub struct KeyArgs {
     /// Take the passphrase from FILE, without one newline at its end; "-" is standard input
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub passphrase_file: Option<PathBuf>,
-    /// Take the key from a platform (none is supported yet)
+    /// Take the key from a platform: sgx-sim or software, with options as mrenclave=HEX,policy=mrsigner,config=FILE
     #[arg(long, value_name = "NAME[:OPTIONS]")]
     pub platform: Option<String>,
+    /// Use a platform for development, whose keys are no secret
+    #[arg(long)]
+    pub allow_development: bool,
+    /// Open with recovery shares: give it once for each share
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub share_file: Vec<PathBuf>,
     /// Open this volume and no other
     #[arg(long, value_name = "UUID")]
     pub volume_id: Option<VolumeId>,
@@ -89,16 +98,16 @@ impl KeyArgs {
     pub fn key_source_in(&self, image: &Path, environment: &Environment) -> Result<KeySource, Failure> {
         self.refuse_unsupported()?;
         let table = self.table_entry(image, environment)?;
-        let place = match (Place::of(self)?, &environment.key_file) {
-            (Some(place), _) => place,
-            (None, Some(path)) => Place::key_file(path.into(), KEY_FILE_VARIABLE),
-            (None, None) => Place::of(&table)?.ok_or_else(|| no_key(image))?,
+        let origin = match (Origin::of(self)?, &environment.key_file) {
+            (Some(origin), _) => origin,
+            (None, Some(path)) => Origin::File(Place::key_file(path.into(), KEY_FILE_VARIABLE)),
+            (None, None) => Origin::of(&table)?.ok_or_else(|| no_key(image))?,
         };
-        let (secret, warnings) = place.read()?;
+        let (secret, warnings) = origin.read(self.allow_development || table.allow_development)?;
         let abandon_anchor = self.abandon_anchor;
         let anchor = self.anchor.clone().or(table.anchor).filter(|_| !abandon_anchor);
         let volume_id = self.volume_id.or(table.volume_id);
-        Ok(KeySource { secret, place: place.described(), warnings, volume_id, anchor, abandon_anchor })
+        Ok(KeySource { secret, place: origin.described(), warnings, volume_id, anchor, abandon_anchor })
     }
 
     /// Takes a mount option over. `false`: the option is not one of these.
@@ -114,6 +123,9 @@ impl KeyArgs {
             "key-file" => set_once(&mut self.key_file, name, needed()?.into())?,
             "passphrase-file" => set_once(&mut self.passphrase_file, name, needed()?.into())?,
             "platform" => set_once(&mut self.platform, name, needed()?.into())?,
+            "share-file" => self.share_file.push(needed()?.into()),
+            "allow-development" if value.is_none() => self.allow_development = true,
+            "allow-development" => return Err(wrong("it takes no value".into())),
             "volume-id" => set_once(&mut self.volume_id, name, needed()?.parse().map_err(wrong)?)?,
             "anchor" => set_once(&mut self.anchor, name, needed()?.parse().map_err(wrong)?)?,
             "root-digest" => set_once(&mut self.root_digest, name, needed()?.into())?,
@@ -130,6 +142,8 @@ impl KeyArgs {
             key_file: entry.key_file.clone(),
             passphrase_file: entry.passphrase_file.clone(),
             platform: entry.platform.clone(),
+            allow_development: entry.allow_development,
+            share_file: Vec::new(),
             volume_id: entry.volume_id.as_deref().map(str::parse).transpose().map_err(wrong)?,
             anchor: entry.anchor.as_deref().map(str::parse).transpose().map_err(wrong)?,
             abandon_anchor: false,
@@ -152,7 +166,10 @@ impl KeyArgs {
     }
 
     fn has_key(&self) -> bool {
-        self.key_file.is_some() || self.passphrase_file.is_some()
+        self.key_file.is_some()
+            || self.passphrase_file.is_some()
+            || self.platform.is_some()
+            || !self.share_file.is_empty()
     }
 
     fn refuse_unsupported(&self) -> Result<(), Failure> {
@@ -171,6 +188,19 @@ impl KeySource {
     /// The kind of slot that this opens.
     pub fn kind(&self) -> SlotKind {
         self.secret.kind()
+    }
+
+    /// The secret, for what makes and opens slots.
+    pub fn secret(&self) -> &SlotSecret {
+        &self.secret
+    }
+
+    /// The kind of slot that this opens, for people: a platform for development says so.
+    pub fn label(&self) -> String {
+        match &self.secret {
+            SlotSecret::Platform(owner) => platform_source::label(owner),
+            _ => slot_kind(self.kind().number()).into(),
+        }
     }
 
     /// Where the key was read, for messages.
@@ -228,6 +258,74 @@ impl KeySource {
     }
 }
 
+/// Where a key comes from.
+enum Origin {
+    File(Place),
+    Platform(String),
+    Shares(Vec<Place>),
+}
+
+impl Origin {
+    /// The one origin that `args` name, if any.
+    fn of(args: &KeyArgs) -> Result<Option<Origin>, Failure> {
+        let place = |kind, named_by| move |path: &PathBuf| Place { path: path.clone(), kind, named_by };
+        let key = args.key_file.as_ref().map(place(SlotKind::RawKey, "--key-file")).map(Origin::File);
+        let passphrase = args.passphrase_file.as_ref().map(place(SlotKind::Passphrase, "--passphrase-file"));
+        let platform = args.platform.clone().map(Origin::Platform);
+        let shares: Vec<Place> = args.share_file.iter().map(place(SlotKind::Shares, "--share-file")).collect();
+        let shares = (!shares.is_empty()).then_some(Origin::Shares(shares));
+        let mut named = [key, passphrase.map(Origin::File), platform, shares].into_iter().flatten();
+        match (named.next(), named.next()) {
+            (_, Some(_)) => Err(Failure::usage("key", "more than one source is given").way_out(ONE_OF)),
+            (one, None) => Ok(one),
+        }
+    }
+
+    fn described(&self) -> String {
+        match self {
+            Origin::File(place) => place.described(),
+            Origin::Platform(spec) => format!("--platform {}", spec.split(':').next().unwrap_or(spec)),
+            Origin::Shares(_) => "--share-file".into(),
+        }
+    }
+
+    fn read(&self, allow_development: bool) -> Result<(SlotSecret, Vec<String>), Failure> {
+        match self {
+            Origin::File(place) => place.read(),
+            Origin::Platform(spec) => {
+                let owner = platform_source::platform_owner(spec, allow_development)?;
+                let warnings = platform_source::warning(&owner).into_iter().collect();
+                Ok((SlotSecret::Platform(owner), warnings))
+            }
+            Origin::Shares(places) => {
+                let (mut shares, mut warnings) = (Vec::with_capacity(places.len()), Vec::new());
+                for place in places {
+                    let (share, more) = place.share()?;
+                    shares.push(share);
+                    warnings.extend(more);
+                }
+                let secret = sealing::shares::recover(&shares).map_err(|error| {
+                    Failure::usage("--share-file", error).way_out("give shares of one set, each once")
+                })?;
+                Ok((SlotSecret::Shares(secret), warnings))
+            }
+        }
+    }
+}
+
+/// A recovery share from a file, checked.
+pub fn read_share(path: &Path) -> Result<(Share, Vec<String>), Failure> {
+    Place { path: path.to_path_buf(), kind: SlotKind::Shares, named_by: "share" }.share()
+}
+
+/// A secret of 32 bytes, or 64 hex digits, from a file.
+pub fn read_key(path: &Path) -> Result<(Key, Vec<String>), Failure> {
+    let place = Place::key_file(path.to_path_buf(), "key");
+    let (bytes, warnings) = place.content()?;
+    let key = raw_key(&bytes).ok_or_else(|| place.refused("it holds neither 32 bytes nor 64 hex digits"))?;
+    Ok((key, warnings))
+}
+
 /// One place that a key is read from.
 struct Place {
     path: PathBuf,
@@ -241,22 +339,18 @@ impl Place {
         Place { path, kind: SlotKind::RawKey, named_by }
     }
 
-    /// The one place that `args` name, if any.
-    fn of(args: &KeyArgs) -> Result<Option<Place>, Failure> {
-        let named = usize::from(args.key_file.is_some())
-            + usize::from(args.passphrase_file.is_some())
-            + usize::from(args.platform.is_some());
-        if named > 1 {
-            return Err(Failure::usage("key", "more than one source is given").way_out(ONE_OF));
-        }
-        if let Some(platform) = &args.platform {
-            let name = platform.split(':').next().unwrap_or(platform);
-            return Err(Failure::usage(format_args!("--platform {name}"), "no platform is supported by this release")
-                .way_out(ONE_OF));
-        }
-        let key = args.key_file.clone().map(|path| Place::key_file(path, "--key-file"));
-        let passphrase = args.passphrase_file.clone();
-        Ok(key.or(passphrase.map(|path| Place { path, kind: SlotKind::Passphrase, named_by: "--passphrase-file" })))
+    fn share(&self) -> Result<(Share, Vec<String>), Failure> {
+        let (bytes, warnings) = self.content()?;
+        let text = bytes.strip_prefix(SHARE_PREFIX.as_bytes()).map(|text| text.trim_ascii());
+        let decoded = text.and_then(|digits| {
+            let mut raw = Zeroizing::new(vec![0; digits.len() / 2]);
+            decode_hex(digits, &mut raw).map(|()| raw)
+        });
+        let raw = decoded.ok_or_else(|| self.refused("it is no recovery share"))?;
+        let share = Share::decode(&raw).map_err(|error| {
+            self.refused(error).way_out("use another share; this one was changed, or never was one")
+        })?;
+        Ok((share, warnings))
     }
 
     fn described(&self) -> String {
@@ -353,6 +447,8 @@ fn no_key(image: &Path) -> Failure {
 
 const KEY_FILE_VARIABLE: &str = "SEFS_KEY_FILE";
 const ONE_OF: &str = "give --key-file FILE or --passphrase-file FILE";
+/// What stands before the hex digits of a share.
+pub const SHARE_PREFIX: &str = "sealing-share-1:";
 const MAX_SECRET_LEN: usize = 65_536;
 
 #[cfg(test)]

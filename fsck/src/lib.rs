@@ -7,7 +7,7 @@
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
-//! mount_options ─► key_source ─► config ─► volume_id, anchor ─► report
+//! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor ─► report
 //! progress, size ──────────────────────────────────────────────┘
 //! ```
 //! Nothing here runs inside an enclave: it reads the environment and /etc, which a host controls.
@@ -31,9 +31,11 @@ pub mod new_anchor;
 pub mod occupant;
 pub mod opening;
 pub mod place;
+pub mod platform_source;
 pub mod populate;
 pub mod progress;
 pub mod report;
+pub mod sealing_tool;
 mod showing;
 pub mod size;
 pub mod source;

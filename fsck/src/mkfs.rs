@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use sealing::{Argon2Cost, OsRng, SlotKind};
+use sealing::{Argon2Cost, OsRng};
 use sefs::anchor::{Anchor, AnchorPolicy};
 use sefs::backend::Backend;
 use sefs::error::{BackendError, Error, Posix};
@@ -39,10 +39,10 @@ use crate::volume_id::VolumeId;
 /// Make an encrypted, integrity-protected SEFS volume in a file or on a block device.
 ///
 /// The image is written under a temporary name and renamed when it is complete, so a half-made image never stands under
-/// the final name. On a block device, which has no second name, the header is written last. With both --key-file and
-/// --passphrase-file the volume gets two key slots, and either of them opens it.
+/// the final name. On a block device, which has no second name, the header is written last. With more than one of
+/// --key-file, --passphrase-file and --platform the volume gets a key slot for each, and any of them opens it.
 #[derive(Parser, Debug)]
-#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH; the file must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)))]
+#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH; the file must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)))]
 pub struct MkfsArgs {
     /// The file or block device to make the volume in
     #[arg(value_hint = clap::ValueHint::FilePath)]
@@ -142,7 +142,7 @@ struct Content {
 struct Made {
     size_bytes: u64,
     volume_id: VolumeId,
-    kinds: Vec<SlotKind>,
+    kinds: Vec<String>,
     counts: Option<Counts>,
 }
 
@@ -188,6 +188,12 @@ impl Mkfs {
                 "reproducible images are not supported by this release",
                 "leave it away",
             ),
+            (
+                !args.key.share_file.is_empty(),
+                "--share-file",
+                "shares open volumes; they are dealt for one that exists",
+                "give another key, then: sealing slots add --shares 2/3",
+            ),
             (args.key.abandon_anchor, "--abandon-anchor", "a new volume has no anchor to abandon", "leave it away"),
         ];
         for (given, option, reason, way_out) in asked {
@@ -205,15 +211,22 @@ impl Mkfs {
     /// Every source that was given becomes a slot.
     fn key_sources(&self) -> Result<Vec<KeySource>, Failure> {
         let key = &self.args.key;
-        let alone = |key_file, passphrase_file| KeyArgs { key_file, passphrase_file, ..key.clone() };
-        let several = match (&key.key_file, &key.passphrase_file) {
-            (Some(file), Some(phrase)) if file == phrase => {
-                return Err(Failure::usage(file.display(), "it is given as key file and as passphrase file")
-                    .way_out("give two different files"));
-            }
-            (Some(file), Some(phrase)) => vec![alone(Some(file.clone()), None), alone(None, Some(phrase.clone()))],
-            _ => vec![key.clone()],
-        };
+        if let Some(file) = key.key_file.as_ref().filter(|file| key.passphrase_file.as_ref() == Some(file)) {
+            return Err(Failure::usage(file.display(), "it is given as key file and as passphrase file")
+                .way_out("give two different files"));
+        }
+        let none = KeyArgs { key_file: None, passphrase_file: None, platform: None, ..key.clone() };
+        let mut several: Vec<KeyArgs> = [
+            key.key_file.clone().map(|file| KeyArgs { key_file: Some(file), ..none.clone() }),
+            key.passphrase_file.clone().map(|file| KeyArgs { passphrase_file: Some(file), ..none.clone() }),
+            key.platform.clone().map(|name| KeyArgs { platform: Some(name), ..none.clone() }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if several.is_empty() {
+            several.push(none);
+        }
         let sources: Result<Vec<KeySource>, Failure> =
             several.iter().map(|args| args.key_source(&self.args.image)).collect();
         for warning in sources.iter().flatten().flat_map(|source| &source.warnings) {
@@ -313,7 +326,7 @@ impl Mkfs {
         Ok(Made {
             size_bytes: content.size_bytes,
             volume_id,
-            kinds: sources.iter().map(KeySource::kind).collect(),
+            kinds: sources.iter().map(KeySource::label).collect(),
             counts,
         })
     }
@@ -393,7 +406,7 @@ impl Mkfs {
 
     fn report(&self, made: &Made) -> Result<(), Failure> {
         let mut output = Output::stdout();
-        let kinds: Vec<&str> = made.kinds.iter().map(|&kind| slot_text(kind)).collect();
+        let kinds: Vec<&str> = made.kinds.iter().map(String::as_str).collect();
         if self.args.json {
             output.json(&self.as_json(made, &kinds))?;
         } else if !self.quiet {
@@ -406,7 +419,7 @@ impl Mkfs {
             }
         }
         if kinds.len() == 1 && !self.quiet {
-            TOOL.warn("this volume has a single key; whoever loses it loses the data: give --key-file and --passphrase-file for two");
+            TOOL.warn("this volume has a single key; whoever loses it loses the data: give --key-file and --passphrase-file for two, or add recovery shares with sealing slots add");
         }
         Ok(())
     }
@@ -443,14 +456,6 @@ fn slots(sources: &[KeySource], volume_id: &VolumeId, env: &Env) -> Result<(Volu
     let slots: Result<Vec<KeySlot>, Failure> =
         sources.iter().map(|source| source.slot_for(&key, volume_id, &Argon2Cost::DEFAULT)).collect();
     Ok((key, slots?))
-}
-
-fn slot_text(kind: SlotKind) -> &'static str {
-    match kind {
-        SlotKind::RawKey => "key file",
-        SlotKind::Passphrase => "passphrase",
-        _ => "other",
-    }
 }
 
 fn counts_text(counts: &Counts) -> String {

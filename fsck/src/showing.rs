@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sefs::format::{FORMAT_VERSION, FileKind, Header};
+use sefs::format::{FORMAT_VERSION, FileKind, Header, KeySlot};
 use sefs::types::{BLOCK_SIZE_U64, Timestamp};
 use sefs::vfs::{Attr, VolumeInfo};
 use serde_json::{Map, Value, json};
@@ -94,7 +94,7 @@ pub(crate) fn header_text(text: &mut String, header: &Header) {
     line(text, "key generation", header.key_generation);
     let flags = (header.incompatible, header.read_only_compatible, header.compatible);
     line(text, "feature flags", format!("{:#x} {:#x} {:#x}", flags.0, flags.1, flags.2));
-    let kinds: Vec<&str> = header.slots.iter().map(|slot| slot_kind(slot.kind)).collect();
+    let kinds: Vec<String> = header.slots.iter().map(slot_label).collect();
     line(text, "key slots", kinds.join(", "));
 }
 
@@ -142,6 +142,18 @@ pub(crate) fn info_json(info: &VolumeInfo) -> Value {
         "dropped_groups": info.dropped_groups,
         "notices": info.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+/// A slot for people, in its own unauthenticated words: a platform for development says so.
+pub(crate) fn slot_label(slot: &KeySlot) -> String {
+    let kind = slot_kind(slot.kind);
+    if slot.kind != sealing::SlotKind::Platform.number() {
+        return kind.into();
+    }
+    match sealing::BlobHeader::decode(&slot.body) {
+        Ok(header) => format!("{kind} {} ({})", header.kind.name(), header.assurance),
+        Err(_) => format!("{kind}, damaged"),
+    }
 }
 
 pub(crate) fn slot_kind(kind: u16) -> &'static str {

@@ -12,5 +12,7 @@ mod fsck;
 mod mkfs;
 #[path = "cli/repair.rs"]
 mod repair;
+#[path = "cli/sealing.rs"]
+mod sealing;
 #[path = "cli/speech.rs"]
 mod speech;

@@ -134,6 +134,7 @@ fn describe(request: &arguments::Request, opened: &open::Opened) -> String {
         "replayed_groups": info.replayed_groups,
         "dropped_groups": info.dropped_groups,
         "notices": notices,
+        "key": opened.key_label,
     })
     .to_string()
 }

@@ -22,6 +22,8 @@ pub(crate) struct Opened {
     /// The image's canonical path: what the mount table shows.
     pub(crate) source: PathBuf,
     pub(crate) info: VolumeInfo,
+    /// What kind of key opened it; a platform for development says so.
+    pub(crate) key_label: String,
     /// What the tool should say.
     pub(crate) warnings: Vec<String>,
 }
@@ -49,9 +51,10 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
     };
     let volume = Volume::open(backend, &key, &options, &Env::host()).map_err(of_volume)?;
     let info = volume.info();
+    let key_label = key_source.label();
     let mut warnings = key_source.warnings;
     warnings.extend(info.notices.iter().filter(|notice| is_warning(notice)).map(|notice| said_of(path, notice)));
-    Ok(Opened { volume, image, source, info, warnings })
+    Ok(Opened { volume, image, source, info, key_label, warnings })
 }
 
 fn open_anchor(spec: &AnchorSpec) -> sefs::error::Result<Arc<dyn Anchor>> {

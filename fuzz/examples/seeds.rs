@@ -80,7 +80,7 @@ fn decode(images: &[std::sync::Arc<Image>]) -> Vec<Vec<u8>> {
         with(7, RangeRecord { object: ObjectId(5), first_chunk: 1, end_chunk: 9 }.encode()),
         with(8, SpaceRecord { data_blocks: 5 }.encode()),
         with(9, vec![0; 8]),
-        with(10, JobRecord { reencrypt: EpochId(1), cursor: Key::new(5, Kind::Extent, 3) }.encode()),
+        with(10, JobRecord { reencrypt: vec![EpochId(1)], cursor: Key::new(5, Kind::Extent, 3) }.encode()),
         with(14, AllocEntry { free_blocks: 100, free_quads: 25, ..AllocEntry::default() }.encode()),
         with(15, AllocEntry { free_blocks: 100, free_quads: 25, ..AllocEntry::default() }.encode_root()),
     ];

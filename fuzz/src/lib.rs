@@ -1,7 +1,7 @@
 //! Fuzz targets: hostile bytes at every door of SEFS.
 //!
 //! ```text
-//! fuzz_targets/*, tests/regressions ─► decode, patch, key_slots, mkfs_input, operations
+//! fuzz_targets/*, tests/regressions ─► decode, patch, key_slots, sealed_blob, mkfs_input, operations
 //!                                   └► mount_image, mount_image_forged ─► script ─► image ─► edit ─► layered
 //! all of them ─► input, suites, memory
 //! ```
@@ -23,13 +23,14 @@ pub mod mount_image_forged;
 pub mod operations;
 pub mod patch;
 pub mod script;
+pub mod sealed_blob;
 pub mod suites;
 
 /// A fuzz target: its name and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("decode", decode::run),
     ("patch", patch::run),
     ("mount_image", mount_image::run),
@@ -37,4 +38,5 @@ pub const TARGETS: [Target; 7] = [
     ("operations", operations::run),
     ("key_slots", key_slots::run),
     ("mkfs_input", mkfs_input::run),
+    ("sealed_blob", sealed_blob::run),
 ];

@@ -21,14 +21,20 @@ pub enum SlotKind {
     RawKey = 1,
     /// A passphrase, through Argon2id.
     Passphrase = 2,
+    /// Code on a platform: the body is a sealed blob.
+    Platform = 3,
+    /// Recovery shares.
+    Shares = 4,
 }
 
 impl SlotKind {
-    /// The stored number. 3 (platform) and 4 (recovery shares) are reserved.
+    /// The stored number.
     pub fn number(self) -> u16 {
         match self {
             SlotKind::RawKey => 1,
             SlotKind::Passphrase => 2,
+            SlotKind::Platform => 3,
+            SlotKind::Shares => 4,
         }
     }
 
@@ -37,6 +43,8 @@ impl SlotKind {
         match number {
             1 => Some(SlotKind::RawKey),
             2 => Some(SlotKind::Passphrase),
+            3 => Some(SlotKind::Platform),
+            4 => Some(SlotKind::Shares),
             _ => None,
         }
     }
@@ -93,9 +101,10 @@ impl Body {
         let kind = SlotKind::from_number(u16_at(2))?;
         let cost = Argon2Cost { memory_kib: u32_at(8), passes: u32_at(12), lanes: u32_at(16) };
         let cost = match kind {
-            SlotKind::RawKey if cost == NO_COST => None,
-            SlotKind::RawKey => return None,
+            SlotKind::RawKey | SlotKind::Shares if cost == NO_COST => None,
+            SlotKind::RawKey | SlotKind::Shares => return None,
             SlotKind::Passphrase => Some(cost),
+            SlotKind::Platform => return None,
         };
         if u16_at(0) != VERSION || u32_at(4) != SUITE || bytes[20..32] != [0; 12] {
             return None;

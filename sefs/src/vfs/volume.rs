@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use crate::backend::Backend;
 use crate::error::{Corrupt, Error, Posix, Result};
+use crate::format::KeySlot;
 use crate::keys::VolumeKey;
 use crate::store::{self, Need, Store, StoreFormat, StoreOptions};
 use crate::sync::Mutex;
@@ -68,6 +69,19 @@ impl Volume {
     /// The header as it stands there, not authenticated: only to find the key slots.
     pub fn read_header(backend: &dyn Backend) -> Result<Header> {
         store::read_header(backend)
+    }
+
+    /// The authenticated header.
+    pub fn header(&self) -> &Header {
+        self.store.header()
+    }
+
+    /// Gives the volume other key slots, durably: a crash leads to the old ones or to the new ones, and once this succeeded
+    /// a header with the old ones is `RolledBack`. It needs the volume key that the volume was opened with.
+    ///
+    /// That a slot is gone does not revoke: whoever kept an old header and its secret has the volume key.
+    pub fn change_key_slots(&mut self, key: &VolumeKey, slots: Vec<KeySlot>) -> Result<()> {
+        self.store.change_slots(key, slots)
     }
 
     /// What is known of the volume.

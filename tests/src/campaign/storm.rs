@@ -66,9 +66,9 @@ pub fn storm(campaign: &mut Campaign, seed: u64) -> Result<(), Failure> {
 
 fn workload(dice: &mut Dice) -> Vec<Op> {
     let mut ops = sequence(PROFILE, 30 + dice.index(50), dice.next());
-    for at in 0..ops.len() {
+    for op in &mut ops {
         if dice.one_in(12) {
-            ops[at] = Op::Work(true);
+            *op = Op::Work(true);
         }
     }
     ops.push(Op::Sync);

@@ -85,7 +85,9 @@ impl Store {
         older: Option<&OpenedSlot>,
         kept: &[Group],
     ) -> Result<bool> {
-        let holds = |salt: &[u8; 32], lsn, tag: &Tag| self.digest_at(salt, lsn, tag) == anchored.state.digest;
+        // During a change of the header the anchor binds either of the two that the slot accepts.
+        let headers = &newest.opened.checkpoint.accepted_headers;
+        let holds = |salt: &[u8; 32], lsn, tag: &Tag| self.anchor_holds(anchored, headers, salt, lsn, tag);
         let counts = |salt: &[u8; 32]| kept.iter().any(|group| holds(salt, group.end(), &group.tag));
         let (start, closed) = (chain_start(newest), &newest.opened.checkpoint);
         if holds(&newest.opened.salt, start.lsn, &start.tag) || counts(&newest.opened.salt) {

@@ -122,11 +122,12 @@ fn read_copy(backend: &dyn Backend, block: u64) -> Result<Vec<u8>> {
 }
 
 impl HeaderRepair {
-    /// What has to be written so that both copies are ones that the checkpoint accepts.
-    pub(super) fn plan(opened: &[OpenedHeader], used: &OpenedHeader, accepted: &[[u8; 32]]) -> HeaderRepair {
-        let sound = |replica: bool| {
-            opened.iter().any(|copy| copy.replica == replica && accepted.contains(copy.verified.digest()))
-        };
+    /// What has to be written so that both copies are the one that is used. A checkpoint that accepted another beside it,
+    /// because a change was cut short, is followed by ones that do not before anything is written.
+    pub(super) fn plan(opened: &[OpenedHeader], used: &OpenedHeader) -> HeaderRepair {
+        let digest = used.verified.digest();
+        let sound =
+            |replica: bool| opened.iter().any(|copy| copy.replica == replica && copy.verified.digest() == digest);
         let places = [(false, 0), (true, replica_block(&used.header))];
         let places: Vec<u64> = places.into_iter().filter(|(replica, _)| !sound(*replica)).map(|(_, at)| at).collect();
         let bytes = if places.is_empty() { Vec::new() } else { used.bytes.clone() };

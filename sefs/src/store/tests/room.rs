@@ -155,6 +155,7 @@ fn a_checkpoint_without_space_at_the_host_is_taken_back() {
         write(&store, round * 40 + 2, 20).unwrap();
         store.commit().unwrap();
         backend.after.store(round % 6, Ordering::SeqCst);
+        backend.given.lock().clear();
         backend.refuse.store(true, Ordering::SeqCst);
         match store.checkpoint() {
             Ok(()) => {}
@@ -213,6 +214,8 @@ struct Refusing {
     /// Writes that still succeed.
     after: AtomicU64,
     writes: AtomicU64,
+    /// Places that were asked for while it refused: each is decided once, for a place that the host gave stays given.
+    given: Mutex<alloc::collections::BTreeSet<u64>>,
     ring_end: u64,
 }
 
@@ -220,7 +223,7 @@ impl Refusing {
     fn new(size_bytes: u64) -> Refusing {
         let ring_end = (64 + crate::format::ring_blocks_for(size_bytes / BLOCK_SIZE_U64)) * BLOCK_SIZE_U64;
         let (refuse, after, writes) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-        Refusing { memory: format(size_bytes), refuse, after, writes, ring_end }
+        Refusing { memory: format(size_bytes), refuse, after, writes, given: Mutex::default(), ring_end }
     }
 }
 
@@ -231,6 +234,7 @@ impl Backend for Refusing {
             self.writes.fetch_add(1, Ordering::SeqCst);
             if self.refuse.load(Ordering::SeqCst)
                 && *offset_bytes >= self.ring_end
+                && self.given.lock().insert(*offset_bytes)
                 && self.after.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err()
             {
                 return Err(BackendError {

@@ -1,0 +1,296 @@
+//! A platform as it is named on a command line: `NAME[:OPTION=VALUE,…]`, or with its options in a TOML file (`config=FILE`).
+//!
+//! ```text
+//! sgx-sim:mrenclave=HEX,mrsigner=HEX,isvprodid=7,isvsvn=2,policy=mrsigner
+//! software:root=FILE,config=identity.toml
+//! ```
+//! *Security*: nothing here is secret but the root file, which is named and never given by value. An option that is not known,
+//! or that is given twice, is refused: a misspelt restriction must not be none. A platform for development needs
+//! `--allow-development`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sealing::PlatformOwner;
+use sealing::platform::sgx_sim::{SgxSim, SimCpuSvn};
+use sealing::platform::software::{RootError, RootFile, Software};
+use sealing::platform::{Assurance, Identity, KeyPolicy, Platform, flags};
+use sealing::policy::{Development, PolicyError, SealPolicy};
+
+use crate::report::Failure;
+use crate::volume_id::decode_hex;
+
+/// Makes the owner that `spec` names.
+pub fn platform_owner(spec: &str, allow_development: bool) -> Result<PlatformOwner, Failure> {
+    let (name, options) = spec.split_once(':').unwrap_or((spec, ""));
+    let thing = format!("--platform {name}");
+    let mut options = Options { values: list(&thing, options)?, thing };
+    if let Some(file) = options.take("config") {
+        options.read_file(Path::new(&file))?;
+    }
+    let policy = options.policy()?;
+    let identity = options.identity()?;
+    let platform = options.platform(name, identity)?;
+    options.finish()?;
+    let development = if allow_development { Development::Allowed } else { Development::Refused };
+    PlatformOwner::new(platform, policy, development).map_err(|error| {
+        let way_out = match error {
+            PolicyError::Development => "give --allow-development if that is what you want",
+            PolicyError::EmptyField(_) => "give that field, or leave it out of policy=",
+            _ => "write policy=mrenclave or policy=mrsigner",
+        };
+        Failure::usage(options_thing(name), error).way_out(way_out)
+    })
+}
+
+/// What every output says of an owner: its platform, and if it protects nothing, that.
+pub fn label(owner: &PlatformOwner) -> String {
+    let platform = owner.platform();
+    match platform.assurance() {
+        Assurance::Development => format!("platform {} (development)", platform.kind().name()),
+        assurance => format!("platform {} ({assurance})", platform.kind().name()),
+    }
+}
+
+/// What the tools warn of when a platform protects nothing.
+pub fn warning(owner: &PlatformOwner) -> Option<String> {
+    (owner.platform().assurance() == Assurance::Development).then(|| {
+        format!(
+            "the platform {} is for development: its keys are no secret, and neither is what they protect",
+            owner.platform().kind().name()
+        )
+    })
+}
+
+fn options_thing(name: &str) -> String {
+    format!("--platform {name}")
+}
+
+struct Options {
+    thing: String,
+    values: BTreeMap<String, String>,
+}
+
+fn list(thing: &str, text: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let mut values = BTreeMap::new();
+    for item in text.split(',').filter(|item| !item.is_empty()) {
+        let Some((name, value)) = item.split_once('=').filter(|(_, value)| !value.is_empty()) else {
+            return Err(Failure::usage(thing, format!("'{item}' needs a value")).way_out("write OPTION=VALUE"));
+        };
+        if values.insert(name.to_string(), value.to_string()).is_some() {
+            return Err(Failure::usage(thing, format!("{name} is given twice")).way_out("give it once"));
+        }
+    }
+    Ok(values)
+}
+
+impl Options {
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.values.remove(name)
+    }
+
+    /// What the command line says wins over the file.
+    fn read_file(&mut self, path: &Path) -> Result<(), Failure> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::io(path, &error).way_out("check config= of --platform"))?;
+        let table: toml::Table =
+            toml::from_str(&text).map_err(|error| Failure::usage(path.display(), error.message()))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for (name, value) in table {
+            let value = match value {
+                // Relative to the file that names it.
+                toml::Value::String(text) if name == "root" => folder.join(text).to_string_lossy().into_owned(),
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(value) => value.to_string(),
+                _ => return Err(Failure::usage(path.display(), format!("{name} is neither text nor a number"))),
+            };
+            if name == "config" {
+                return Err(Failure::usage(path.display(), "it names another configuration"));
+            }
+            self.values.entry(name).or_insert(value);
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, name: &str, reason: impl std::fmt::Display) -> Failure {
+        Failure::usage(&self.thing, format!("{name}: {reason}"))
+    }
+
+    fn hex<const N: usize>(&mut self, name: &str) -> Result<[u8; N], Failure> {
+        let mut out = [0; N];
+        if let Some(digits) = self.take(name) {
+            decode_hex(digits.as_bytes(), &mut out)
+                .ok_or_else(|| self.wrong(name, format!("it has {} hex digits", 2 * N)).way_out("write all of them"))?;
+        }
+        Ok(out)
+    }
+
+    fn number<T: std::str::FromStr + Default>(&mut self, name: &str) -> Result<T, Failure> {
+        match self.take(name) {
+            None => Ok(T::default()),
+            Some(text) => text.parse().map_err(|_| self.wrong(name, format!("'{text}' is no number for it"))),
+        }
+    }
+
+    fn flag(&mut self, name: &str) -> Result<bool, Failure> {
+        match self.take(name).as_deref() {
+            None | Some("false" | "no" | "0") => Ok(false),
+            Some("true" | "yes" | "1") => Ok(true),
+            Some(other) => Err(self.wrong(name, format!("'{other}' is neither yes nor no"))),
+        }
+    }
+
+    fn policy(&mut self) -> Result<SealPolicy, Failure> {
+        let text = self.take("policy").unwrap_or_else(|| "mrenclave".to_string());
+        let mut bits = KeyPolicy::default();
+        for word in text.split('+') {
+            let known = KeyPolicy::NAMES.iter().find(|(_, name)| *name == word);
+            let (bit, _) = known.ok_or_else(|| {
+                let names: Vec<&str> = KeyPolicy::NAMES.iter().map(|(_, name)| *name).collect();
+                self.wrong("policy", format!("'{word}' is not known"))
+                    .way_out(format!("join some of {}", names.join(", ")))
+            })?;
+            bits = bits.with(*bit);
+        }
+        SealPolicy::new(bits)
+            .map_err(|error| self.wrong("policy", error).way_out("write policy=mrenclave or policy=mrsigner"))
+    }
+
+    fn identity(&mut self) -> Result<Identity, Failure> {
+        let mut identity = Identity {
+            mrenclave: self.hex("mrenclave")?,
+            mrsigner: self.hex("mrsigner")?,
+            isv_prod_id: self.number("isvprodid")?,
+            isv_svn: self.number("isvsvn")?,
+            config_id: self.hex("configid")?,
+            config_svn: self.number("configsvn")?,
+            isv_family_id: self.hex("isvfamilyid")?,
+            isv_ext_prod_id: self.hex("isvextprodid")?,
+            ..Identity::default()
+        };
+        if self.flag("debug")? {
+            identity.attributes.flags |= flags::DEBUG;
+        }
+        if self.flag("kss")? {
+            identity.attributes.flags |= flags::KSS;
+        }
+        Ok(identity)
+    }
+
+    fn platform(&mut self, name: &str, identity: Identity) -> Result<Box<dyn Platform>, Failure> {
+        match name {
+            "sgx-sim" => {
+                let cpu_svn = match self.take("cpusvn").as_deref() {
+                    None | Some("default") => SimCpuSvn::Default,
+                    Some("upgraded") => SimCpuSvn::Upgraded,
+                    Some("downgraded") => SimCpuSvn::Downgraded,
+                    Some(other) => {
+                        return Err(self
+                            .wrong("cpusvn", format!("'{other}' does not exist"))
+                            .way_out("write default, upgraded or downgraded"));
+                    }
+                };
+                Ok(Box::new(SgxSim::new(identity, cpu_svn)))
+            }
+            "software" => {
+                let cpu_svn = self.hex("cpusvn")?;
+                let path = self
+                    .take("root")
+                    .map(PathBuf::from)
+                    .ok_or_else(|| self.wrong("root", "no root key is named").way_out("write software:root=FILE,…"))?;
+                let root = RootFile::open(&path).map_err(|error| root_failure(&path, &error))?;
+                Ok(Box::new(Software::new(root, identity, cpu_svn)))
+            }
+            "sgx" | "sev-snp" | "tdx" | "tpm" => {
+                Err(Failure::usage(&self.thing, "this release's tools cannot reach that platform")
+                    .way_out("use sgx-sim or software, or link the sealing library"))
+            }
+            _ => Err(Failure::usage(&self.thing, "there is no such platform").way_out("write sgx-sim or software")),
+        }
+    }
+
+    fn finish(&self) -> Result<(), Failure> {
+        match self.values.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(self.wrong(name, "this platform has no such option").way_out("leave it away")),
+        }
+    }
+}
+
+/// What is wrong with a root file, and what to do.
+pub fn root_failure(path: &Path, error: &RootError) -> Failure {
+    let way_out = match error {
+        RootError::Missing => "check the path; a new one is made with: sealing root FILE",
+        RootError::Exists => "name another file",
+        RootError::NotPrivate => "chmod 600 it, and think of who has read it",
+        RootError::Malformed => "take it from a copy",
+        _ => "check the path and its permissions",
+    };
+    Failure::new(path.display(), error).way_out(way_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(spec: &str) -> Result<PlatformOwner, String> {
+        platform_owner(spec, true).map_err(|failure| failure.to_string())
+    }
+
+    fn refused(spec: &str, part: &str) {
+        let failure = owner(spec).err().unwrap_or_else(|| panic!("{spec} was taken"));
+        assert!(failure.contains(part) && failure.starts_with("--platform "), "{spec}: {failure}");
+    }
+
+    const CODE: &str = "mrenclave=1111111111111111111111111111111111111111111111111111111111111111";
+
+    #[test]
+    fn options_make_an_identity() {
+        let owner = owner(&format!("sgx-sim:{CODE},isvprodid=7,isvsvn=3,cpusvn=upgraded,debug=yes")).unwrap();
+        let identity = owner.platform().identity();
+        assert_eq!((identity.mrenclave, identity.isv_prod_id, identity.isv_svn), ([0x11; 32], 7, 3));
+        assert!(identity.is_debug() && !identity.has_kss());
+        assert_eq!(owner.platform().versions().cpu_svn, SimCpuSvn::Upgraded.bytes());
+        assert_eq!(owner.policy().bits(), KeyPolicy::MRENCLAVE);
+        assert_eq!(label(&owner), "platform sgx-sim (development)");
+        assert!(warning(&owner).unwrap().contains("no secret"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        refused("sgx-sim", "mrenclave, which is empty");
+        refused(&format!("sgx-sim:{CODE},policy=mrsigner"), "mrsigner, which is empty");
+        refused(&format!("sgx-sim:{CODE},policy=configid"), "neither mrenclave nor mrsigner");
+        refused(&format!("sgx-sim:{CODE},policy=mrenclav"), "'mrenclav' is not known");
+        refused(&format!("sgx-sim:{CODE},{CODE}"), "given twice");
+        refused("sgx-sim:mrenclave=11", "64 hex digits");
+        refused(&format!("sgx-sim:{CODE},isvsvn=65536"), "no number");
+        refused(&format!("sgx-sim:{CODE},isvsvm=1"), "no such option");
+        refused(&format!("sgx-sim:{CODE},root=/x"), "no such option");
+        refused(&format!("sgx-sim:{CODE},cpusvn=9"), "does not exist");
+        refused(&format!("sgx-sim:{CODE},debug"), "needs a value");
+        refused(&format!("software:{CODE}"), "no root key is named");
+        refused(&format!("sgx:{CODE}"), "cannot reach");
+        refused("nosuch", "no such platform");
+        let failure = platform_owner(&format!("sgx-sim:{CODE}"), false).err().unwrap().to_string();
+        assert!(failure.contains("for development") && failure.contains("--allow-development"), "{failure}");
+    }
+
+    #[test]
+    fn a_file_holds_options_and_the_command_line_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("identity.toml");
+        let text = format!("mrenclave = \"{}\"\nisvsvn = 2\nkss = true\nroot = \"root\"\n", "22".repeat(32));
+        std::fs::write(&config, &text).unwrap();
+        let spec = format!("software:config={},isvsvn=5", config.display());
+        let failure = owner(&spec).err().unwrap();
+        assert!(failure.contains("opening never makes one"), "{failure}");
+        RootFile::create(&folder.path().join("root"), &sealing::OsRng).unwrap();
+        let made = owner(&spec).unwrap();
+        let identity = made.platform().identity();
+        assert_eq!((identity.mrenclave, identity.isv_svn, identity.has_kss()), ([0x22; 32], 5, true));
+        std::fs::write(&config, "config = \"other\"\n").unwrap();
+        assert!(owner(&spec).is_err());
+    }
+}

@@ -1,0 +1,76 @@
+//! What would no longer open after a change.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use sealing::explain::{Change, survives};
+use serde_json::{Value, json};
+
+use super::data::{HINT, Holds, look_into};
+use super::{Sealing, TOOL};
+use crate::report::Failure;
+
+#[derive(Args, Debug)]
+pub(super) struct DoctorArgs {
+    /// Blobs and images
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The change to come
+    #[arg(long, value_enum)]
+    simulate: Simulated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Simulated {
+    /// The code is built anew; its signer stays and its version does not go back
+    NewMrenclave,
+    /// The processor's security version goes up
+    #[value(name = "cpusvn+1")]
+    CpuSvn,
+    /// The TPM is cleared
+    TpmClear,
+    /// Boot measurements change
+    PcrChange,
+}
+
+impl Sealing {
+    pub(super) fn doctor(&mut self, args: &DoctorArgs) -> Result<bool, Failure> {
+        let change = match args.simulate {
+            Simulated::NewMrenclave => Change::NewMrenclave,
+            Simulated::CpuSvn => Change::CpuSvnUp,
+            Simulated::TpmClear => Change::TpmClear,
+            Simulated::PcrChange => Change::PcrChange,
+        };
+        let (mut answers, mut fine) = (Vec::new(), true);
+        for file in &args.files {
+            let holds = look_into(file)?;
+            let lost = holds.found().iter().filter(|found| !survives(&found.header, change)).count();
+            let kept = holds.found().len() - lost;
+            let others = match &holds {
+                Holds::Blob(_) => 0,
+                Holds::Image { others, .. } => *others,
+            };
+            let opens = kept + others > 0;
+            fine &= opens;
+            let file = crate::names::escaped(file.as_os_str().as_encoded_bytes());
+            let text = match (opens, lost) {
+                (true, 0) => format!("{file}: nothing changes"),
+                (true, _) => format!("{file}: {lost} platform slots are lost, {} others still open it", kept + others),
+                (false, _) => format!("{file}: WOULD NO LONGER OPEN"),
+            };
+            answers.push(json!({
+                "file": file, "opens": opens, "lost": lost, "kept": kept, "other_slots": others, "text": text,
+            }));
+        }
+        if self.json {
+            self.out.json(&json!({"fine": fine, "authenticated": false, "files": answers}))?;
+        } else {
+            for answer in &answers {
+                self.out
+                    .line(answer["text"].as_str().map(str::to_string).unwrap_or_else(|| Value::Null.to_string()))?;
+            }
+            TOOL.warn(&format!("this is {HINT}; sealing slots test tells for sure what opens now"));
+        }
+        Ok(fine)
+    }
+}

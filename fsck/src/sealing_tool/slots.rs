@@ -1,0 +1,379 @@
+//! Key slots of a volume: list, add, remove, test, rotate; and the drill with recovery shares.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use sealing::approval::Approvers;
+use sealing::shares::Share;
+use sealing::{Argon2Cost, Key, OsRng, PlatformOwner, SigningKey, SlotKind, set_of_slot, wrap_shares};
+use sefs::format::{KeySlot, MAX_KEY_SLOTS};
+use sefs::vfs::Volume;
+use serde_json::{Value, json};
+
+use super::{Sealing, TOOL, hex, owner, read_file, write_file};
+use crate::image::ImageUse;
+use crate::key_source::{KeyArgs, KeySource, SHARE_PREFIX, read_key, read_share};
+use crate::opening::{Located, Unlocked};
+use crate::report::Failure;
+use crate::showing::slot_label;
+use crate::volume_id::{VolumeId, decode_hex};
+
+#[derive(Subcommand, Debug)]
+pub(super) enum SlotsCommand {
+    /// Show the slots, without a key as the unverified header has them
+    List {
+        /// The image
+        image: PathBuf,
+    },
+    /// Give the volume another slot
+    Add(AddArgs),
+    /// Take a slot away. That does not revoke: an old header with its secret still gives the volume key
+    Remove(RemoveArgs),
+    /// Say whether a key opens the volume, and through which slot
+    Test {
+        /// The image
+        image: PathBuf,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Replace a slot by a new one, in one step
+    Rotate(RotateArgs),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct AddArgs {
+    /// The image
+    image: PathBuf,
+    #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
+    new: NewSlot,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RemoveArgs {
+    /// The image
+    image: PathBuf,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// The slot's number, as slots list shows it
+    #[arg(long, value_name = "N")]
+    slot: usize,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RotateArgs {
+    /// The image
+    image: PathBuf,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// The slot's number, as slots list shows it
+    #[arg(long, value_name = "N")]
+    slot: usize,
+    #[command(flatten)]
+    new: NewSlot,
+}
+
+/// The owner of a new slot: exactly one.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "New slot")]
+struct NewSlot {
+    /// A key file: 32 bytes, or 64 hex digits
+    #[arg(long, value_name = "FILE")]
+    new_key_file: Option<PathBuf>,
+    /// A passphrase, without one newline at its end
+    #[arg(long, value_name = "FILE")]
+    new_passphrase_file: Option<PathBuf>,
+    /// Code on a platform
+    #[arg(long, value_name = "NAME[:OPTIONS]")]
+    new_platform: Option<String>,
+    /// With --new-platform: the public key of who may approve a successor (64 hex digits in FILE); once for each
+    #[arg(long, value_name = "FILE", requires = "new_platform")]
+    approver: Vec<PathBuf>,
+    /// With --approver: how many of them must
+    #[arg(long, value_name = "M", requires = "approver", default_value_t = 1)]
+    approvals: u8,
+    /// Recovery shares, as 2/3: so many of so many
+    #[arg(long, value_name = "T/N", requires = "share_dir")]
+    shares: Option<String>,
+    /// With --shares: the directory that they are written to, as share-1 …
+    #[arg(long, value_name = "DIR")]
+    share_dir: Option<PathBuf>,
+    /// With --shares: the dealer's signing key [default: a fresh one that is forgotten]
+    #[arg(long, value_name = "FILE")]
+    signing_key: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct VerifySharesArgs {
+    /// The shares
+    #[arg(required = true)]
+    shares: Vec<PathBuf>,
+    /// Compare with this volume's slots too
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<PathBuf>,
+    /// The public key of the dealer who must have signed (64 hex digits in FILE)
+    #[arg(long, value_name = "FILE")]
+    dealer: Option<PathBuf>,
+}
+
+const NOT_REVOKED: &str = "whoever kept an older header and the old slot's secret still has the volume key; removing a slot does not revoke it";
+
+impl Sealing {
+    pub(super) fn slots(&mut self, command: &SlotsCommand) -> Result<bool, Failure> {
+        match command {
+            SlotsCommand::List { image } => self.list(image),
+            SlotsCommand::Add(args) => self.change(&args.image, &args.key, None, Some(&args.new)),
+            SlotsCommand::Remove(args) => self.change(&args.image, &args.key, Some(args.slot), None),
+            SlotsCommand::Test { image, key } => self.test(image, key),
+            SlotsCommand::Rotate(args) => self.change(&args.image, &args.key, Some(args.slot), Some(&args.new)),
+        }
+    }
+
+    fn list(&mut self, image: &Path) -> Result<bool, Failure> {
+        let located = Located::open(image, ImageUse::ReadOnly)?;
+        let slots: Vec<Value> = numbered(&located.header.slots);
+        if self.json {
+            self.out.json(&json!({"authenticated": false, "slots": slots}))?;
+            return Ok(true);
+        }
+        self.out.line("# Not authenticated: anyone could have written this. sealing slots test tells.")?;
+        for (index, slot) in located.header.slots.iter().enumerate() {
+            self.out.line(format!("slot {index:>2}: {}", slot_label(slot)))?;
+        }
+        Ok(true)
+    }
+
+    fn test(&mut self, image: &Path, key: &KeyArgs) -> Result<bool, Failure> {
+        let unlocked = Located::open(image, ImageUse::ReadOnly)?.unlock(key, TOOL)?;
+        let volume = unlocked.volume()?;
+        let slot = opening_slot(&unlocked.source, &volume);
+        let label = unlocked.source.label();
+        self.say(json!({"opens": true, "slot": slot, "kind": label}), || {
+            format!("{}: opens with {label}, slot {}", image.display(), slot.map_or("?".into(), |it| it.to_string()))
+        })
+    }
+
+    /// Takes `old` away and puts `new` in its place, or at the end: one change of the header.
+    fn change(
+        &mut self,
+        image: &Path,
+        key: &KeyArgs,
+        old: Option<usize>,
+        new: Option<&NewSlot>,
+    ) -> Result<bool, Failure> {
+        let unlocked = Located::open(image, ImageUse::ReadWrite)?.unlock(key, TOOL)?;
+        let volume = unlocked.volume()?;
+        let mut slots = volume.header().slots.clone();
+        if old.is_some_and(|index| index >= slots.len()) {
+            return Err(Failure::usage("--slot", format!("the volume has {} slots", slots.len()))
+                .way_out("sealing slots list shows them"));
+        }
+        if old.is_some() && new.is_none() && slots.len() == 1 {
+            return Err(Failure::usage("--slot", "it is the volume's only one, without which nobody opens it")
+                .way_out("add another first"));
+        }
+        if old.is_none() && slots.len() == MAX_KEY_SLOTS {
+            return Err(Failure::new(image.display(), "all its key slots are taken").way_out("remove one first"));
+        }
+        let mut made = Made::default();
+        if let Some(new) = new {
+            made = new.make(&unlocked, key.allow_development)?;
+        }
+        match (old, made.slot.take()) {
+            (Some(index), Some(slot)) => slots[index] = slot,
+            (Some(index), None) => drop(slots.remove(index)),
+            (None, Some(slot)) => slots.push(slot),
+            (None, None) => {}
+        }
+        // Shares are durable before the slot that needs them, so that no slot is left without.
+        made.write_shares()?;
+        let slots = commit(&unlocked, volume, slots)?;
+        if old.is_some() {
+            TOOL.warn(NOT_REVOKED);
+        }
+        if slots.len() == 1 {
+            TOOL.warn("this volume has a single key; whoever loses it loses the data: add another slot");
+        }
+        self.say(json!({"image": image, "slots": numbered(&slots)}), || {
+            let labels: Vec<String> = slots.iter().map(slot_label).collect();
+            format!("{}: key slots: {}", image.display(), labels.join(", "))
+        })
+    }
+
+    pub(super) fn verify_shares(&mut self, args: &VerifySharesArgs) -> Result<bool, Failure> {
+        let mut shares: Vec<Share> = Vec::new();
+        for path in &args.shares {
+            let (share, warnings) = read_share(path)?;
+            warnings.iter().for_each(|warning| TOOL.warn(warning));
+            shares.push(share);
+        }
+        let set = shares.first().map(|share| share.set().clone());
+        let set = set.ok_or_else(|| Failure::usage("shares", "none is given").way_out("name their files"))?;
+        if shares.iter().any(|share| *share.set() != set) {
+            return Err(Failure::new("shares", "they are of different sets").way_out("see which belong together"));
+        }
+        if let Some(path) = &args.dealer
+            && public_key(path)? != set.dealer
+        {
+            return Err(Failure::new("shares", "another dealer signed them").way_out("do not rely on them"));
+        }
+        if let Some(image) = &args.image {
+            let located = Located::open(image, ImageUse::ReadOnly)?;
+            let has =
+                located.header.slots.iter().any(|slot| {
+                    slot.kind == SlotKind::Shares.number() && set_of_slot(&slot.body).as_ref() == Some(&set)
+                });
+            if !has {
+                return Err(Failure::new(image.display(), "it has no slot for these shares")
+                    .way_out("the slot was removed or replaced, or the shares are another volume's"));
+            }
+        }
+        let mut indices: Vec<u8> = shares.iter().map(Share::index).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let enough = indices.len() >= usize::from(set.threshold);
+        let value = json!({
+            "shares": indices, "threshold": set.threshold, "count": set.count(), "enough": enough,
+            "volume_id": VolumeId(set.volume_id).to_string(), "dealer": hex(&set.dealer),
+        });
+        self.say(value, || {
+            let state = if enough { "enough" } else { "not enough" };
+            format!(
+                "{} true shares of a set of {}, {} needed: {state} to open volume {}",
+                indices.len(),
+                set.count(),
+                set.threshold,
+                VolumeId(set.volume_id)
+            )
+        })
+    }
+}
+
+/// A slot that was made, and the shares that open it.
+#[derive(Default)]
+struct Made {
+    slot: Option<KeySlot>,
+    shares: Vec<Share>,
+    directory: PathBuf,
+}
+
+impl Made {
+    fn write_shares(&self) -> Result<(), Failure> {
+        for share in &self.shares {
+            let text =
+                zeroize::Zeroizing::new(format!("{SHARE_PREFIX}{}\n", *zeroize::Zeroizing::new(hex(&share.encode()))));
+            write_file(&self.directory.join(format!("share-{}", share.index())), text.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl NewSlot {
+    fn make(&self, unlocked: &Unlocked, allow_development: bool) -> Result<Made, Failure> {
+        let id = VolumeId(unlocked.located.header.volume_id);
+        let given = [
+            self.new_key_file.is_some(),
+            self.new_passphrase_file.is_some(),
+            self.new_platform.is_some(),
+            self.shares.is_some(),
+        ];
+        if given.iter().filter(|given| **given).count() != 1 {
+            return Err(Failure::usage("new slot", "exactly one owner is needed")
+                .way_out("give --new-key-file, --new-passphrase-file, --new-platform or --shares"));
+        }
+        if let Some(shares) = &self.shares {
+            return self.deal(shares, unlocked, &id);
+        }
+        if let Some(spec) = &self.new_platform {
+            let owner = owner(spec, allow_development)?;
+            let slot = platform_slot(&owner, unlocked, &id, self.approvers()?.as_ref())?;
+            return Ok(Made { slot: Some(slot), ..Made::default() });
+        }
+        let args = KeyArgs {
+            key_file: self.new_key_file.clone(),
+            passphrase_file: self.new_passphrase_file.clone(),
+            ..KeyArgs::default()
+        };
+        let source = args.key_source(&unlocked.located.path)?;
+        source.warnings.iter().for_each(|warning| TOOL.warn(warning));
+        let slot = source.slot_for(&unlocked.key, &id, &Argon2Cost::DEFAULT)?;
+        Ok(Made { slot: Some(slot), ..Made::default() })
+    }
+
+    fn approvers(&self) -> Result<Option<Approvers>, Failure> {
+        if self.approver.is_empty() {
+            return Ok(None);
+        }
+        let keys: Result<Vec<[u8; 32]>, Failure> = self.approver.iter().map(|path| public_key(path)).collect();
+        let set = Approvers::new(self.approvals, keys?);
+        set.map(Some).map_err(|error| Failure::usage("--approver", error).way_out("see sealing approver-key"))
+    }
+
+    fn deal(&self, text: &str, unlocked: &Unlocked, id: &VolumeId) -> Result<Made, Failure> {
+        let numbers = text.split_once('/').and_then(|(t, n)| Some((t.parse().ok()?, n.parse().ok()?)));
+        let (threshold, count): (u8, u8) = numbers
+            .ok_or_else(|| Failure::usage("--shares", format!("'{text}' is not T/N")).way_out("write 2/3, for one"))?;
+        let dealer = match &self.signing_key {
+            Some(path) => signing_key(path)?,
+            None => {
+                let fresh = Key::random(&OsRng);
+                let fresh = fresh.map_err(|_| Failure::new("random generator", "it failed").way_out("try again"))?;
+                SigningKey::from_bytes(fresh.expose())
+            }
+        };
+        let key = Key::from_bytes(unlocked.key.expose());
+        let (shares, body) = wrap_shares(&key, &id.0, threshold, count, &dealer, &OsRng)
+            .map_err(|error| Failure::usage("--shares", error).way_out("write 2/3, for one"))?;
+        let directory = self.share_dir.clone().unwrap_or_default();
+        Ok(Made { slot: Some(KeySlot { kind: SlotKind::Shares.number(), body }), shares, directory })
+    }
+}
+
+/// Writes the slots and closes the volume.
+pub(super) fn commit(unlocked: &Unlocked, mut volume: Volume, slots: Vec<KeySlot>) -> Result<Vec<KeySlot>, Failure> {
+    volume.change_key_slots(&unlocked.key, slots).map_err(|error| unlocked.failed(&error))?;
+    let slots = volume.header().slots.clone();
+    volume.close().map_err(|error| unlocked.failed(&error))?;
+    Ok(slots)
+}
+
+pub(super) fn platform_slot(
+    owner: &PlatformOwner,
+    unlocked: &Unlocked,
+    id: &VolumeId,
+    approvers: Option<&Approvers>,
+) -> Result<KeySlot, Failure> {
+    let body = owner.wrap(&Key::from_bytes(unlocked.key.expose()), &id.0, approvers, &OsRng);
+    let body = body.map_err(|error| Failure::new("--new-platform", error).way_out("see sealing --help"))?;
+    Ok(KeySlot { kind: SlotKind::Platform.number(), body })
+}
+
+/// The first slot of the authenticated header that this key opens.
+fn opening_slot(source: &KeySource, volume: &Volume) -> Option<usize> {
+    let id = VolumeId(volume.header().volume_id);
+    let opens = |slot: &KeySlot| source.open_slots([(slot.kind, &slot.body[..])], &id, u64::MAX).is_ok();
+    volume.header().slots.iter().position(opens)
+}
+
+fn numbered(slots: &[KeySlot]) -> Vec<Value> {
+    let one = |(index, slot): (usize, &KeySlot)| json!({"slot": index, "kind": slot_label(slot)});
+    slots.iter().enumerate().map(one).collect()
+}
+
+/// An Ed25519 key from its 32 secret bytes.
+pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
+    let (key, warnings) = read_key(path)?;
+    warnings.iter().for_each(|warning| TOOL.warn(warning));
+    Ok(SigningKey::from_bytes(key.expose()))
+}
+
+fn public_key(path: &Path) -> Result<[u8; 32], Failure> {
+    let text = read_file(path, 256)?;
+    let mut key = [0; 32];
+    decode_hex(text.trim_ascii(), &mut key).ok_or_else(|| {
+        Failure::usage(path.display(), "it does not hold a public key of 64 hex digits")
+            .way_out("see sealing approver-key")
+    })?;
+    Ok(key)
+}
