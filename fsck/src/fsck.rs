@@ -1,7 +1,8 @@
-//! `fsck.sefs`: checks a volume, and with `-y` or `-p` puts right what a read-write mount would put right too.
+//! `fsck.sefs`: checks a volume, and repairs it when asked.
 //!
-//! *Security*: repair never turns what failed to authenticate, or what was rolled back, into absence. It replays the log
-//! and writes new checkpoints, and does so only if nothing worse was found. The anchor is not touched by anything but that.
+//! *Security*: what fails to authenticate becomes absent only where `--accept-loss` names it; what was rolled back is never
+//! repaired. The automatic modes `-y` and `-p` do neither, and write nothing to a volume that has an anchor: whatever is
+//! written there has to move the anchor.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -9,9 +10,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sefs::check::{CheckOptions, CheckSummary, Event, Finding, Severity, Stage, check};
+use sefs::check::{CheckOptions, CheckSummary, Event, Finding, Loss, Severity, Stage, check};
 use sefs::error::Error;
 use sefs::format::FileKind;
+use sefs::repair::{Fix, Outcome, Refusal, repair};
 use sefs::types::InodeNo;
 use sefs::vfs::{Caller, Env, NewInode, Notice, Volume};
 use serde_json::json;
@@ -26,16 +28,34 @@ use crate::opening::{Located, Unlocked};
 use crate::progress::{Progress, Unit};
 use crate::report::{Failure, FsckExit, Output, Tool, harden};
 
-/// Check a SEFS volume, and repair what can be repaired without loss.
+/// Check a SEFS volume, and repair it when asked.
 ///
-/// Without -y or -p nothing is changed. With them the log is replayed and new checkpoints are written, if nothing worse
-/// was found than a crash leaves behind. What does not authenticate or was rolled back is never repaired: that would turn
-/// an attack into a loss nobody notices.
+/// Without -y, -p, --repair or --accept-loss nothing is changed. A repair replays the log and puts right what follows from
+/// records that all authenticate: counts, links, orphans, allocation. Inodes that have no name are put into /lost+found. It
+/// is written as one checkpoint: when it is cut off, it has happened or it has not.
+///
+/// What does not authenticate is given up only by name: a finding ends with the --accept-loss that accepts it. Until then
+/// reading it fails. Automatic modes (-y, -p) never give anything up, and change nothing as long as anything does not
+/// authenticate; nor do they change a volume with an anchor, for that moves the anchor: --repair does. What was rolled
+/// back is never repaired.
+///
+/// What --accept-loss names:
+///   data:OBJECT[:FIRST[-LAST]]  blocks of an object that do not authenticate become holes (reads every block)
+///   node:ADDRESS                a tree node goes, with all records below it
+///   log:LSN                     the log ends before this group (not on an anchored volume: give --abandon-anchor)
+///   allocation                  allocation pages are made anew; no content is lost
 ///
 /// Exit codes as in fsck(8): 0 no errors, 1 errors corrected, 4 errors left, 8 the check could not be made, 16 wrong usage,
 /// 32 interrupted.
 #[derive(Parser, Debug)]
-#[command(name = "fsck.sefs", bin_name = "fsck.sefs", version, max_term_width = 100, disable_version_flag = true)]
+#[command(
+    name = "fsck.sefs",
+    bin_name = "fsck.sefs",
+    version,
+    max_term_width = 100,
+    disable_version_flag = true,
+    verbatim_doc_comment
+)]
 pub struct FsckArgs {
     /// The image or block device
     #[arg(value_hint = clap::ValueHint::FilePath)]
@@ -46,11 +66,14 @@ pub struct FsckArgs {
     #[arg(short = 'o', value_name = "OPTION,…", help_heading = "Key and trust")]
     options: Vec<String>,
     /// Change nothing (the default)
-    #[arg(short = 'n', conflicts_with_all = ["yes", "preen"])]
+    #[arg(short = 'n', conflicts_with_all = ["yes", "preen", "repair", "accept_loss"])]
     no: bool,
-    /// Repair what can be repaired
+    /// Repair what can be repaired without loss, on a volume without an anchor
     #[arg(short = 'y')]
     yes: bool,
+    /// Repair what can be repaired without loss; an anchor advances
+    #[arg(long, conflicts_with_all = ["yes", "preen"])]
+    repair: bool,
     /// As -y; and a volume that was closed properly is not checked, unless -f or --scrub is given
     #[arg(short = 'p', visible_short_alias = 'a')]
     preen: bool,
@@ -63,9 +86,9 @@ pub struct FsckArgs {
     /// Print JSON: a line for each finding, and one with the result
     #[arg(long)]
     json: bool,
-    /// Give up what does not authenticate (not supported by this release)
-    #[arg(long, value_name = "ID", hide = true)]
-    accept_loss: Vec<String>,
+    /// Give up this damage, and repair; can be given more than once
+    #[arg(long, value_name = "LOSS", conflicts_with_all = ["yes", "preen"])]
+    accept_loss: Vec<Loss>,
     /// Options of fsck(8) and its other helpers that mean nothing here
     #[arg(short = 'T', short_aliases = ['V', 'v', 'M', 'r', 'c', 'k', 'l'], hide = true, action = clap::ArgAction::Count)]
     tolerated: u8,
@@ -82,7 +105,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(args) => args,
         Err(exit) => return exit,
     };
-    // A check changes nothing, and a repair is as crash-safe as any mount: there is nothing to put in order first.
+    // A check changes nothing, and a repair is one checkpoint: there is nothing to put in order first.
     interrupt::exit_on_signal(i32::from(FsckExit::Cancelled.code()));
     let mut fsck = Fsck { out: Output::stdout(), quiet: role == Role::Helper && !args.json, args };
     match fsck.run() {
@@ -96,7 +119,8 @@ pub fn run(args: &[OsString]) -> ExitCode {
 
 const TOOL: Tool = Tool("fsck.sefs");
 /// More findings than this are counted only: the first ones say what happened.
-const FINDINGS_SHOWN: u64 = 1000;
+const FINDINGS_SHOWN: usize = 1000;
+const NOTHING_CHANGED: &str = "nothing was changed; what is hit stays unreadable";
 
 struct Fsck {
     out: Output,
@@ -107,43 +131,81 @@ struct Fsck {
 /// What a check came to.
 struct Checked {
     summary: CheckSummary,
-    /// Findings that the next checkpoints put right.
+    /// The first findings.
+    findings: Vec<Finding>,
+    /// Findings that the next checkpoints or a repair put right.
     repairable: u64,
-    /// Errors that they do not.
-    hopeless: u64,
+}
+
+/// Who asks for a repair.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Look,
+    Automatic,
+    Asked,
 }
 
 impl Fsck {
     fn run(&mut self) -> Result<FsckExit, Failure> {
-        if !self.args.accept_loss.is_empty() {
-            return Err(Failure::usage(
-                "--accept-loss",
-                "giving up parts of a volume is not supported by this release",
-            )
-            .way_out("copy what can still be read with debug.sefs or a read-only mount"));
-        }
-        let repair = self.args.yes || self.args.preen;
+        let mode = self.mode();
         let key = MountOptions::key_args(&self.args.options, &self.args.key)?;
-        let image_use = if repair { ImageUse::ReadWrite } else { ImageUse::ReadOnly };
+        let image_use = if mode == Mode::Look { ImageUse::ReadOnly } else { ImageUse::ReadWrite };
         let unlocked = Located::open(&self.args.image, image_use)?.unlock(&key, TOOL)?;
         if self.args.preen && !self.args.force && !self.args.scrub && self.closed_properly(&unlocked)? {
             self.result(&json!({"state": "clean", "checked": false}), "closed properly; not checked, -f checks it")?;
             return Ok(FsckExit::Clean);
         }
         let first = self.check(&unlocked)?;
-        if first.hopeless > 0 || (first.summary.errors > 0 && !repair) {
-            self.tell(&first, "errors")?;
-            return Ok(FsckExit::Uncorrected);
+        let errors = first.summary.errors > 0;
+        let wanted = errors || first.repairable > 0 || first.summary.groups > 0 || !self.args.accept_loss.is_empty();
+        if mode == Mode::Look || !wanted {
+            return self.end(&first, None, NOTHING_CHANGED);
         }
-        if !repair || (first.repairable == 0 && first.summary.groups == 0) {
-            self.tell(&first, "clean")?;
-            return Ok(FsckExit::Clean);
+        let anchored = unlocked.source.anchor.is_some() || unlocked.source.abandon_anchor;
+        if mode == Mode::Automatic && anchored {
+            return self.end(&first, None, "nothing was changed: that would move the anchor; --repair does");
         }
-        self.repair(&unlocked)?;
+        if !errors && self.args.accept_loss.is_empty() {
+            self.replay(&unlocked)?;
+        } else if let Err(why) = self.repair(&unlocked)? {
+            return self.end(&first, None, &why);
+        }
         let second = self.check(&unlocked)?;
-        let corrected = second.summary.errors == 0 && second.repairable == 0;
-        self.tell(&second, if corrected { "corrected" } else { "errors" })?;
-        Ok(if corrected { FsckExit::Corrected } else { FsckExit::Uncorrected })
+        self.end(&first, Some(&second), "what was not repaired stays as it is")
+    }
+
+    fn mode(&self) -> Mode {
+        let args = &self.args;
+        match (args.repair || !args.accept_loss.is_empty(), args.yes || args.preen) {
+            (true, _) => Mode::Asked,
+            (false, true) => Mode::Automatic,
+            (false, false) => Mode::Look,
+        }
+    }
+
+    /// Tells what was found and what came of it. `second` is the check after a repair.
+    fn end(&mut self, first: &Checked, second: Option<&Checked>, way_out: &str) -> Result<FsckExit, Failure> {
+        let left = second.unwrap_or(first);
+        for finding in &first.findings {
+            let repaired = second.is_some_and(|second| !second.findings.contains(finding));
+            self.finding(finding, repaired)?;
+        }
+        for finding in left.findings.iter().filter(|finding| !first.findings.contains(finding)) {
+            self.finding(finding, false)?;
+        }
+        let all = left.summary.errors + left.summary.notes;
+        let more = all.saturating_sub(u64::try_from(left.findings.len()).unwrap_or(u64::MAX));
+        if more > 0 && !self.args.json {
+            self.out.line(format!("{}: {more} more findings", self.image()))?;
+        }
+        let (state, exit) = match (left.summary.errors > 0, second) {
+            (true, _) => ("errors", FsckExit::Uncorrected),
+            (false, None) => ("clean", FsckExit::Clean),
+            (false, Some(second)) if second.repairable > 0 => ("errors", FsckExit::Uncorrected),
+            (false, Some(_)) => ("corrected", FsckExit::Corrected),
+        };
+        self.tell(left, state, way_out)?;
+        Ok(exit)
     }
 
     /// Whether there is nothing to replay and nothing to report; asked of a read-only mount, which replays in memory.
@@ -161,47 +223,54 @@ impl Fsck {
         }
     }
 
-    fn check(&mut self, unlocked: &Unlocked) -> Result<Checked, Failure> {
+    fn check_options(&self, unlocked: &Unlocked) -> Result<CheckOptions, Failure> {
         let mount = unlocked.options()?;
-        let options = CheckOptions {
+        Ok(CheckOptions {
             scrub: self.args.scrub,
             anchor: mount.anchor,
             abandon_anchor: mount.abandon_anchor,
             volume_id: mount.volume_id,
             ..CheckOptions::default()
-        };
+        })
+    }
+
+    fn check(&self, unlocked: &Unlocked) -> Result<Checked, Failure> {
+        let options = CheckOptions { scrub: self.scrubs(), ..self.check_options(unlocked)? };
         let (mut stage, mut progress) = (None, None);
-        let (mut repairable, mut hopeless, mut shown) = (0, 0, 0);
-        let mut written = Ok(());
+        let (mut findings, mut repairable) = (Vec::new(), 0);
         let backend = unlocked.located.backend.clone();
         let summary = check(backend, &unlocked.key, &options, &Env::host(), &mut |event| match event {
-            Event::Progress { done, total, what } => {
-                if stage != Some(what) {
-                    (stage, progress) = (Some(what), self.progress(what, total));
-                }
-                if let Some(progress) = &mut progress {
-                    progress.set_total(total);
-                    progress.set(done);
-                }
-            }
+            Event::Progress { done, total, what } => self.advance(&mut stage, &mut progress, (what, done, total)),
             Event::Finding(finding) => {
                 repairable += u64::from(finding.repairable());
-                hopeless += u64::from(finding.severity() == Severity::Error && !finding.repairable());
-                shown += 1;
-                // The bar would be torn by what is printed.
-                (stage, progress) = (None, None);
-                if shown <= FINDINGS_SHOWN && written.is_ok() {
-                    written = self.finding(&finding);
+                if findings.len() < FINDINGS_SHOWN {
+                    findings.push(finding);
                 }
             }
         });
         drop(progress);
-        written?;
         let summary = summary.map_err(|error| unlocked.failed(&error))?;
-        if shown > FINDINGS_SHOWN && !self.args.json {
-            self.out.line(format!("{}: {} more findings", self.image(), shown - FINDINGS_SHOWN))?;
+        Ok(Checked { summary, findings, repairable })
+    }
+
+    /// Data blocks are given up only after it was seen that they do not authenticate.
+    fn scrubs(&self) -> bool {
+        self.args.scrub || self.args.accept_loss.iter().any(|loss| matches!(loss, Loss::Data { .. }))
+    }
+
+    fn advance(
+        &self,
+        stage: &mut Option<Stage>,
+        progress: &mut Option<Progress>,
+        (what, done, total): (Stage, u64, u64),
+    ) {
+        if *stage != Some(what) {
+            (*stage, *progress) = (Some(what), self.progress(what, total));
         }
-        Ok(Checked { summary, repairable, hopeless })
+        if let Some(progress) = progress {
+            progress.set_total(total);
+            progress.set(done);
+        }
     }
 
     fn progress(&self, what: Stage, total: u64) -> Option<Progress> {
@@ -209,27 +278,92 @@ impl Fsck {
         (!self.quiet).then(|| Progress::start(&format!("checking {}", what.name()), Unit::Items, total))
     }
 
-    fn finding(&mut self, finding: &Finding) -> Result<(), Failure> {
+    fn finding(&mut self, finding: &Finding, repaired: bool) -> Result<(), Failure> {
         let severity = match finding.severity() {
             Severity::Note => "note",
             Severity::Error => "error",
         };
+        let accept = finding.loss().map(|loss| loss.to_string());
         if self.args.json {
+            let ids: serde_json::Map<String, serde_json::Value> =
+                finding.fields().into_iter().map(|(name, value)| (name.to_string(), number_or_text(value))).collect();
             return self.out.json(&json!({
                 "finding": finding.code(),
                 "severity": severity,
                 "repairable": finding.repairable(),
+                "repaired": repaired,
+                "accept_loss": accept,
+                "ids": ids,
                 "text": finding.to_string(),
             }));
         }
         if self.quiet && finding.severity() == Severity::Note {
             return Ok(());
         }
-        self.out.line(format!("{}: {severity}: {finding} [{}]", self.image(), finding.code()))
+        let hint = match accept.filter(|_| !repaired) {
+            Some(loss) => format!("; --accept-loss {loss} gives it up"),
+            None => String::new(),
+        };
+        self.out.line(format!("{}: {severity}: {finding} [{}]{hint}", self.image(), finding.code()))
+    }
+
+    /// Repairs, and tells what was done; `Err` says why nothing was.
+    fn repair(&mut self, unlocked: &Unlocked) -> Result<Result<(), String>, Failure> {
+        let options = self.check_options(unlocked)?;
+        let (mut stage, mut progress) = (None, None);
+        let backend = unlocked.located.backend.clone();
+        let outcome =
+            repair(backend, &unlocked.key, &options, &self.args.accept_loss, &Env::host(), &mut |what, done, total| {
+                self.advance(&mut stage, &mut progress, (what, done, total))
+            });
+        drop(progress);
+        match outcome.map_err(|error| unlocked.failed(&error))? {
+            Outcome::Repaired(fixes) => {
+                fixes.iter().try_for_each(|fix| self.fix(fix))?;
+                Ok(Ok(()))
+            }
+            Outcome::Nothing => Ok(Err(NOTHING_CHANGED.into())),
+            Outcome::Refused(refusal) => Ok(Err(self.refused(&refusal)?)),
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Result<String, Failure> {
+        Ok(match refusal {
+            Refusal::NotLost(loss) => {
+                let reason = format!("{loss} is not damaged, so it is not given up");
+                return Err(Failure::usage("--accept-loss", &reason).way_out("take what a finding names"));
+            }
+            Refusal::AnchoredLog => {
+                let reason = "the log of an anchored volume is not cut: that is what its anchor is there to notice";
+                return Err(
+                    Failure::usage("--accept-loss", reason).way_out("give --abandon-anchor instead of --anchor")
+                );
+            }
+            Refusal::Hidden(hidden) => {
+                let names: Vec<String> = hidden.iter().filter_map(Finding::loss).map(|loss| loss.to_string()).collect();
+                match names.is_empty() {
+                    true => NOTHING_CHANGED.into(),
+                    false => {
+                        format!("nothing was changed, for this would have to be given up too: {}", names.join(" "))
+                    }
+                }
+            }
+            _ => NOTHING_CHANGED.into(),
+        })
+    }
+
+    fn fix(&mut self, fix: &Fix) -> Result<(), Failure> {
+        if self.args.json {
+            return self.out.json(&json!({"fix": fix.code(), "loss": fix.is_loss(), "text": fix.to_string()}));
+        }
+        if self.quiet && !fix.is_loss() {
+            return Ok(());
+        }
+        self.out.line(format!("{}: {}{fix}", self.image(), if fix.is_loss() { "LOST: " } else { "" }))
     }
 
     /// Lets a read-write mount replay the log and write its checkpoints, which put both slots right.
-    fn repair(&self, unlocked: &Unlocked) -> Result<(), Failure> {
+    fn replay(&self, unlocked: &Unlocked) -> Result<(), Failure> {
         let failed = |error: Error| unlocked.failed(&error);
         let volume = unlocked.volume()?;
         // A mount writes nothing until something is to be written. A file without a name is, and leaves nothing behind.
@@ -241,7 +375,7 @@ impl Fsck {
         volume.close().map_err(failed)
     }
 
-    fn tell(&mut self, checked: &Checked, state: &str) -> Result<(), Failure> {
+    fn tell(&mut self, checked: &Checked, state: &str, way_out: &str) -> Result<(), Failure> {
         let CheckSummary { errors, notes, generation, groups, nodes, inodes, data_blocks, scrubbed_blocks } =
             checked.summary;
         let value = json!({
@@ -256,14 +390,13 @@ impl Fsck {
             "data_blocks": data_blocks,
             "scrubbed_blocks": scrubbed_blocks,
         });
-        let data = if self.args.scrub { "all read" } else { "not read, --scrub does" };
+        let data = if self.scrubs() { "all read" } else { "not read, --scrub does" };
         let content = [
             counted(inodes, "inode"),
             format!("{} ({data})", counted(data_blocks, "data block")),
             format!("{} to replay", counted(groups, "log group")),
         ]
         .join(", ");
-        let way_out = "nothing was changed; what is hit stays unreadable, take it from a copy";
         let text = match state {
             "errors" => format!("{} in {content}; {way_out}", counted(errors, "error")),
             state => format!("{state}: {content}"),
@@ -284,6 +417,10 @@ impl Fsck {
     fn image(&self) -> String {
         escaped(self.args.image.as_os_str().as_bytes())
     }
+}
+
+fn number_or_text(value: String) -> serde_json::Value {
+    value.parse::<u64>().map_or_else(|_| value.into(), Into::into)
 }
 
 fn counted(count: u64, what: &str) -> String {

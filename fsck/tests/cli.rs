@@ -10,6 +10,8 @@ mod from;
 mod fsck;
 #[path = "cli/mkfs.rs"]
 mod mkfs;
+#[path = "cli/repair.rs"]
+mod repair;
 #[path = "cli/sealing.rs"]
 mod sealing;
 #[path = "cli/speech.rs"]

@@ -11,31 +11,44 @@
 //!
 //! *Bounds*: a node is visited once, however often it is named; everything else is bounded by what authenticated.
 
+mod amend;
 mod files;
 mod finding;
+mod homes;
 mod image;
 mod log;
+mod loss;
 mod records;
 mod space;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod walk;
 mod xattrs;
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
-pub use finding::{Finding, Severity};
+pub use finding::{Finding, Remedy, Severity};
+pub use loss::{Loss, NoLoss};
 
+pub(crate) use self::amend::Amend;
+pub(crate) use self::files::Counted;
 use self::files::Files;
-use self::image::Image;
-use self::space::Space;
+pub(crate) use self::image::Image;
+pub(crate) use self::log::Replay;
+pub(crate) use self::records::Scanned;
+pub(crate) use self::space::Truth;
+use self::space::{Scope, Space};
+pub(crate) use self::xattrs::SUMMARY_EXTENSION;
 use crate::anchor::Anchor;
 use crate::backend::Backend;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::format::{FILES_TREE, MAX_EPOCHS, SYSTEM_TREE};
+use crate::format::{FILES_TREE, Key, MAX_EPOCHS, SYSTEM_TREE};
 use crate::keys::VolumeKey;
-use crate::store::{Store, StoreOptions};
+use crate::store::{GivenUp, Store, StoreOptions};
+use crate::suite::Suite;
 use crate::types::Generation;
 
 /// How to check.
@@ -138,25 +151,84 @@ pub fn check(
     if let Some(error) = opened {
         report.found(Finding::Unmountable { error });
     }
-    let Some(image) = Image::open(backend, key, env, &mut report)? else { return Ok(report.summary) };
+    survey(backend, key, env, options.scrub, &Amend::default(), &mut report)?;
+    Ok(report.summary)
+}
+
+/// A volume as a check saw it, assumptions laid over.
+pub(crate) struct Surveyed {
+    pub(crate) image: Image,
+    pub(crate) replay: Replay,
+    pub(crate) truth: Truth,
+    pub(crate) counted: Counted,
+    pub(crate) given_up: GivenUp,
+}
+
+/// Checks the volume under assumptions, telling `on` what it finds; whether it would open is not asked. `None` if too
+/// little of it authenticates.
+pub(crate) fn survey_amended(
+    backend: Arc<dyn Backend>,
+    key: &VolumeKey,
+    env: &Env,
+    scrub: bool,
+    amend: &Amend,
+    on: &mut dyn FnMut(Event),
+) -> Result<Option<Surveyed>> {
+    let mut report = Report::new(on);
+    report.stage(Stage::Opening, 0);
+    survey(backend, key, env, scrub, amend, &mut report)
+}
+
+fn survey(
+    backend: Arc<dyn Backend>,
+    key: &VolumeKey,
+    env: &Env,
+    scrub: bool,
+    amend: &Amend,
+    report: &mut Report<'_>,
+) -> Result<Option<Surveyed>> {
+    let Some(mut image) = Image::open(backend, key, env, report)? else { return Ok(None) };
+    image.given_up.clone_from(&amend.nodes);
     report.summary.generation = image.checkpoint.generation;
-    let replay = log::replay(&image, &mut report)?;
+    let mut replay = log::replay(&image, amend.log_end, report)?;
+    amend.lay_over(&mut replay);
     report.summary.groups = replay.groups;
     let (mut space, mut files) = (Space::new(&image), Files::new(&image, &replay));
-    let used = image.used_blocks();
-    let per_node = image.node_blocks();
-    let total = if options.scrub { used } else { image.checkpoint.nodes.saturating_mul(per_node) };
-    report.stage(Stage::Trees, total);
+    let nodes = image.checkpoint.nodes.saturating_mul(image.node_blocks());
+    report.stage(Stage::Trees, if scrub { image.used_blocks() } else { nodes });
+    let mut given_up = GivenUp::default();
     for tree in [SYSTEM_TREE, FILES_TREE] {
-        walk::tree(&image, tree, &replay, options.scrub, &mut space, &mut files, &mut report)?;
+        given_up.extend(walk::tree(&image, tree, &replay, scrub, &mut space, &mut files, report)?);
     }
     if files.incomplete {
         report.found(Finding::Incomplete {});
     }
     report.stage(Stage::Space, image.geometry.groups());
-    space.finish(&image, &replay, files.incomplete, &mut report);
-    files.finish(&replay, &mut report);
-    Ok(report.summary)
+    let scope = Scope { incomplete: files.incomplete, pages_given_up: amend.allocation };
+    let truth = space.finish(&image, &replay, scope, report);
+    let counted = files.finish(&replay, report);
+    Ok(Some(Surveyed { image, replay, truth, counted, given_up }))
+}
+
+impl Surveyed {
+    /// A record as a mount would see it.
+    pub(crate) fn record(&self, key: Key) -> Result<Option<Vec<u8>>> {
+        records::read(&self.image, &self.replay, key)
+    }
+
+    /// At most `limit` records of one tree, or a few more, and where to go on.
+    pub(crate) fn records(&self, from: Key, end: Key, limit: usize) -> Result<Scanned> {
+        records::scan(&self.image, &self.replay, from, end, limit)
+    }
+
+    /// Which homes of allocation pages the slots name, as bits, by level and index.
+    pub(crate) fn homes(&self) -> BTreeMap<(u8, u64), u8> {
+        homes::named(&self.image)
+    }
+
+    pub(crate) fn suite(&self) -> &dyn Suite {
+        &**self.image.sealer.suite()
+    }
 }
 
 /// Whether the volume opens, as a mount would open it. `Err` is what also keeps the check from looking.
@@ -167,6 +239,7 @@ fn try_mount(backend: Arc<dyn Backend>, key: &VolumeKey, options: &CheckOptions,
         abandon_anchor: options.abandon_anchor,
         volume_id: options.volume_id,
         memory_bytes: options.memory_bytes,
+        corrections: None,
         max_epochs: MAX_EPOCHS,
     };
     match Store::open(backend, key, &options, env) {

@@ -1,6 +1,7 @@
 //! An encrypted, integrity-protected filesystem for library OSes in trusted execution environments.
 //!
 //! ```text
+//! repair ─► check
 //! vfs, check ─► store (layers, log, commit, checkpoint, recovery)
 //!                 ├─► merge ─► tree ─► node
 //!                 ├─► cache
@@ -29,6 +30,7 @@ pub mod format;
 pub mod keys;
 mod merge;
 mod node;
+pub mod repair;
 mod sealer;
 mod store;
 pub mod suite;

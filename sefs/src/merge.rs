@@ -95,8 +95,14 @@ where
     /// Merges the changes below the node's upper bound into it; tells whether it was taken apart. `key` is the parent's
     /// key of it; the root has none.
     fn merge_node(&mut self, place: Place, key: Option<Key>) -> Result<bool> {
-        if self.next_below(place.upper).is_none() {
+        if self.next_below(place.upper).is_none() && !self.reader.holds_given_up(&place.reference) {
             return Ok(false);
+        }
+        if self.reader.is_given_up(&place.reference) {
+            self.open_path()?;
+            self.spine.release(&place.reference);
+            self.insert_below(place.upper)?;
+            return Ok(true);
         }
         let node = place.read(self.reader)?;
         let key = key.unwrap_or_else(|| node.first_key());

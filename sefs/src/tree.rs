@@ -18,6 +18,17 @@ use crate::node::{MAX_LEVEL, Node};
 pub(crate) trait NodeReader {
     /// The node that `reference` vouches for, decoded for `level`.
     fn read(&self, level: u8, reference: &BlockRef) -> Result<Arc<Node>>;
+
+    /// Whether the node was given up: it reads as if it and everything below it were not there, and the next merge drops
+    /// it from its parent.
+    fn is_given_up(&self, _reference: &BlockRef) -> bool {
+        false
+    }
+
+    /// Whether a node that was given up is this one, or is below it.
+    fn holds_given_up(&self, _reference: &BlockRef) -> bool {
+        false
+    }
 }
 
 /// The root of a tree that is not empty.
@@ -85,6 +96,9 @@ pub(crate) fn get<R: NodeReader + ?Sized>(reader: &R, root: Option<Root>, key: K
     let Some(root) = root else { return Ok(None) };
     let mut place = Place::root(&root)?;
     loop {
+        if reader.is_given_up(&place.reference) {
+            return Ok(None);
+        }
         let node = place.read(reader)?;
         if place.level == 0 {
             return Ok(node.find(key).ok().map(|i| node.value(i).to_vec()));
@@ -172,6 +186,13 @@ impl<'a, R: NodeReader + ?Sized> Cursor<'a, R> {
     /// Puts the nodes from `place` down to a leaf on the path: towards `from`, or along the left edge.
     fn descend(&mut self, mut place: Place, from: Option<Key>) -> Result<()> {
         loop {
+            if self.reader.is_given_up(&place.reference) {
+                // `settle` goes on with what stands to the right.
+                if let Some(parent) = self.path.last_mut() {
+                    parent.index += 1;
+                }
+                return Ok(());
+            }
             let node = place.read(self.reader)?;
             let index = match from {
                 None => 0,
@@ -195,7 +216,8 @@ impl<'a, R: NodeReader + ?Sized> Cursor<'a, R> {
                     return Ok(());
                 }
                 let below = step.place.child(&step.node, step.index).ok_or_else(|| step.place.no_child())?;
-                return self.descend(below, None);
+                self.descend(below, None)?;
+                continue;
             }
             self.path.pop();
             if let Some(parent) = self.path.last_mut() {

@@ -133,7 +133,6 @@ fn keys_and_usage() {
     bench.fsck(&["a"]).refused(16, &["a: no key is given; give --key-file FILE or --passphrase-file FILE"]);
     bench.fsck(&["a", "-n", "-y"]).refused(16, &["see fsck.sefs --help"]);
     bench.fsck(&[]).refused(16, &["IMAGE"]);
-    fsck(&bench, &["--accept-loss", "3"]).refused(16, &["--accept-loss", "not supported by this release"]);
     fsck(&bench, &["-o", "nosuch"]).refused(16, &["option nosuch"]);
     assert_eq!(bench.fsck(&["a", "-o", "key-file=key"]).code, Some(0));
 }

@@ -76,6 +76,12 @@ impl Bits {
         found
     }
 
+    /// The bits that are set here or there.
+    pub(super) fn or(mut self, other: &Bits) -> Bits {
+        self.0.iter_mut().zip(other.0.iter()).for_each(|(word, more)| *word |= more);
+        self
+    }
+
     /// True if every bit of `other` is set here too.
     pub(super) fn covers(&self, other: &Bits) -> bool {
         self.0.iter().zip(other.0.iter()).all(|(mine, theirs)| theirs & !mine == 0)

@@ -31,6 +31,7 @@ mod free;
 mod geometry;
 mod intervals;
 mod pages;
+mod rebuild;
 mod search;
 mod sets;
 #[cfg(test)]
@@ -50,6 +51,7 @@ use crate::sync::Mutex;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation};
 
 pub(crate) use geometry::{Geometry, QUAD_BLOCKS};
+pub(crate) use rebuild::{Made, is_made};
 pub(crate) use sets::Pin;
 
 use sets::Pins;

@@ -10,6 +10,7 @@ use super::free::State;
 use super::geometry::{FreeBelow, Geometry, PAGE_CHILDREN, span};
 use super::intervals::IntervalSet;
 use super::pages::{Summary, read_bitmap, read_summary, saturated, slot, sum};
+use super::rebuild::is_made;
 use super::sets::Phase;
 use super::{Extent, PageIo, Renewal};
 use crate::error::{Corrupt, Error, Result};
@@ -81,9 +82,9 @@ impl Walk<'_> {
         let mut changed = false;
         let end = (index + 1) * PAGE_CHILDREN;
         let mut child = index * PAGE_CHILDREN;
-        while let Some(next) = self.next_visited(level - 1, child).filter(|next| *next < end) {
+        while let Some(next) = self.next_to_write(level - 1, child, &summary).filter(|next| *next < end) {
             let old = summary[slot(next)];
-            let touched = self.next_touched(level - 1, next) == Some(next);
+            let touched = self.next_touched(level - 1, next) == Some(next) || is_made(&old);
             child = next + 1;
             if !touched && !old.present {
                 continue;
@@ -99,7 +100,7 @@ impl Walk<'_> {
             changed |= new != old;
             summary[slot(next)] = new;
         }
-        if !changed && !self.is_old(level, index, entry) {
+        if !changed && !is_made(entry) && !self.is_old(level, index, entry) {
             return Ok(*entry);
         }
         let mut page = Box::new([0; BLOCK_SIZE]);
@@ -111,6 +112,14 @@ impl Walk<'_> {
             *known = Arc::from(summary);
         }
         self.write(level, index, entry, &page, free)
+    }
+
+    /// As [`Walk::next_visited`], or the next child of `summary` that was made and never written.
+    fn next_to_write(&self, level: u8, child: u64, summary: &Summary) -> Option<u64> {
+        let made = summary.iter().skip(slot(child)).position(is_made);
+        // A page has 64 children. At its end there is none left to look at, whatever the slot says.
+        let made = made.and_then(|ahead| u64::try_from(ahead).ok()).map(|ahead| child + ahead);
+        self.next_visited(level, child).into_iter().chain(made).min()
     }
 
     /// The first page of a level, from `index` on, whose blocks change.
@@ -156,7 +165,7 @@ impl Walk<'_> {
             demand(&bits, range, run, false)?;
             bits.unset(run.start() - range.start(), run.blocks);
         }
-        if bits == old && !self.is_old(0, group, entry) {
+        if bits == old && !is_made(entry) && !self.is_old(0, group, entry) {
             return Ok(*entry);
         }
         let free = FreeBelow { blocks: bits.free_blocks(), quads: bits.free_quads() };

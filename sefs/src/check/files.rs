@@ -77,6 +77,14 @@ struct Current {
     orphaned: bool,
 }
 
+/// What counters should say, if the walk was complete.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    pub(crate) inodes: u64,
+    /// No number above is in use.
+    pub(crate) highest_id: u64,
+}
+
 /// What an inode says of its entries; zero for all but directories.
 struct Directory {
     kind: FileKind,
@@ -324,7 +332,12 @@ impl Files {
     }
 
     /// Everything was seen.
-    pub(super) fn finish(mut self, replay: &Replay, report: &mut Report<'_>) {
+    pub(super) fn finish(mut self, replay: &Replay, report: &mut Report<'_>) -> Counted {
+        self.compare_all(replay, report);
+        Counted { inodes: self.inode_records, highest_id: self.highest_id }
+    }
+
+    fn compare_all(&mut self, replay: &Replay, report: &mut Report<'_>) {
         self.end_current(report);
         report.stage(Stage::Names, u64::try_from(self.names.len()).unwrap_or(0));
         if self.highest_id >= self.next_id {

@@ -1,7 +1,10 @@
 //! What a check can find: one variant for each invariant, with ids and a code that never changes.
 
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 
+use super::Loss;
 use crate::error::Error;
 use crate::types::{BlockAddr, EpochId, Generation, InodeNo, Lsn, ObjectId};
 
@@ -14,10 +17,47 @@ pub enum Severity {
     Error,
 }
 
+/// A field's value as text.
+trait Told {
+    fn told(&self) -> Option<String>;
+}
+
+macro_rules! told {
+    ($($type:ty)*) => { $( impl Told for $type {
+        fn told(&self) -> Option<String> {
+            Some(self.to_string())
+        }
+    } )* };
+}
+
+told! { bool u8 u32 u64 i32 &'static str Error BlockAddr EpochId Generation InodeNo Lsn ObjectId }
+
+impl Told for Option<Loss> {
+    /// What a finding can be given up as is told by [`Finding::loss`].
+    fn told(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What puts a finding right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The checkpoints that the next read-write mount writes.
+    Mount,
+    /// A repair, from records that all authenticate: nothing is lost.
+    Sums,
+    /// A repair, after a loss was accepted that it may follow from. It is an error of ours, or a key holder's, otherwise.
+    Consequence,
+    /// Nothing here; and other repairs need not wait for it.
+    None,
+    /// Nothing here, unless it is given up by name; until then nothing else is repaired, for what it hides is not known.
+    Hides,
+}
+
 /// Stops a finding's table from being written three times.
 macro_rules! findings {
     ($( $(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty),* $(,)? }
-        = $code:literal, $severity:ident, $repairable:literal, $text:literal; )*) => {
+        = $code:literal, $severity:ident, $remedy:ident, $text:literal; )*) => {
         /// An invariant that does not hold. Fields are ids, never names: the host may read an enclave's output.
         #[derive(Clone, Debug, PartialEq, Eq)]
         #[non_exhaustive]
@@ -36,9 +76,17 @@ macro_rules! findings {
                 match self { $( Finding::$name { .. } => Severity::$severity, )* }
             }
 
-            /// Whether the checkpoints that the next read-write mount writes put it right.
-            pub fn repairable(&self) -> bool {
-                match self { $( Finding::$name { .. } => $repairable, )* }
+            /// Its ids and figures, by name; those that say nothing are left out.
+            pub fn fields(&self) -> Vec<(&'static str, String)> {
+                match self { $( Finding::$name { $($field),* } => {
+                    let fields: Vec<(&'static str, Option<String>)> = alloc::vec![$((stringify!($field), $field.told())),*];
+                    fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+                } )* }
+            }
+
+            /// What puts it right.
+            pub fn remedy(&self) -> Remedy {
+                match self { $( Finding::$name { .. } => Remedy::$remedy, )* }
             }
         }
 
@@ -61,9 +109,9 @@ findings! {
     Unmountable {
         /// Why.
         error: Error,
-    } = "unmountable", Error, false, "the volume does not open: {error}";
+    } = "unmountable", Error, None, "the volume does not open: {error}";
     /// Something could not be read or did not authenticate, so nothing can be said of what should be named there.
-    Incomplete {} = "incomplete", Note, false,
+    Incomplete {} = "incomplete", Note, None,
         "parts of the trees are not readable; what depends on all records is not checked";
     /// The host failed to read.
     Unreadable {
@@ -71,7 +119,9 @@ findings! {
         addr: BlockAddr,
         /// The host's error number.
         errno: i32,
-    } = "unreadable", Error, false, "block {addr} cannot be read (host error {errno})";
+        /// What would have to be given up.
+        loss: Option<Loss>,
+    } = "unreadable", Error, Hides, "block {addr} cannot be read (host error {errno})";
 
     // Header, slots, epochs.
 
@@ -79,59 +129,59 @@ findings! {
     HeaderCopy {
         /// The one at the volume's end.
         replica: bool,
-    } = "header-copy", Error, false, "a copy of the header does not authenticate (replica: {replica})";
+    } = "header-copy", Error, None, "a copy of the header does not authenticate (replica: {replica})";
     /// Both copies authenticate and differ: a change of the header was interrupted.
     HeaderCopiesDiffer {
         /// The primary's generation.
         primary: u64,
         /// The replica's generation.
         replica: u64,
-    } = "header-copies-differ", Note, false, "the header has generation {primary}, its replica {replica}";
+    } = "header-copies-differ", Note, None, "the header has generation {primary}, its replica {replica}";
     /// Two header digests are accepted: a change of the header was interrupted.
-    HeaderChangePending {} = "header-change-pending", Note, false, "the checkpoint accepts two headers";
+    HeaderChangePending {} = "header-change-pending", Note, None, "the checkpoint accepts two headers";
     /// The newest checkpoint does not accept any copy of the header.
     HeaderNotAccepted {
         /// The header's generation.
         generation: u64,
-    } = "header-not-accepted", Error, false, "header generation {generation} is not the one that the checkpoint accepts";
+    } = "header-not-accepted", Error, Hides, "header generation {generation} is not the one that the checkpoint accepts";
     /// A checkpoint slot does not authenticate: a torn write, or tampering.
     SlotDamaged {
         /// Which one.
         index: u8,
-    } = "slot-damaged", Note, true, "checkpoint slot {index} does not authenticate";
+    } = "slot-damaged", Note, Mount, "checkpoint slot {index} does not authenticate";
     /// An authentic checkpoint does not decode.
     SlotCorrupt {
         /// Which slot.
         index: u8,
         /// What is wrong.
         why: &'static str,
-    } = "slot-corrupt", Error, false, "checkpoint slot {index} is authentic and does not decode: {why}";
+    } = "slot-corrupt", Error, Hides, "checkpoint slot {index} is authentic and does not decode: {why}";
     /// The slots do not hold one checkpoint and the one after it.
     SlotOrder {
         /// The newest.
         newest: Generation,
         /// The other one.
         older: Generation,
-    } = "slot-order", Error, true, "checkpoint {newest} does not follow checkpoint {older}, which the other slot holds";
+    } = "slot-order", Error, Mount, "checkpoint {newest} does not follow checkpoint {older}, which the other slot holds";
     /// The allocation levels are not those that the volume's size demands.
     AllocLevels {
         /// What the checkpoint says.
         stored: u8,
         /// What the size demands.
         expected: u8,
-    } = "alloc-levels", Error, false, "the checkpoint names {stored} allocation levels, the size demands {expected}";
+    } = "alloc-levels", Error, Hides, "the checkpoint names {stored} allocation levels, the size demands {expected}";
     /// A page of the epoch table does not authenticate, or does not decode.
     EpochPage {
         /// Its index.
         index: u32,
-    } = "epoch-page", Error, false, "page {index} of the epoch table does not open";
+    } = "epoch-page", Error, Hides, "page {index} of the epoch table does not open";
     /// The epoch table holds another number of epochs than the checkpoint says.
     EpochCount {
         /// What the checkpoint says.
         stored: u32,
         /// What the table holds.
         found: u64,
-    } = "epoch-count", Error, true, "the checkpoint names {stored} epochs, the table holds {found}";
+    } = "epoch-count", Error, Mount, "the checkpoint names {stored} epochs, the table holds {found}";
     /// More is alive than the table says: the epoch's key would be dropped too early.
     EpochLiveLow {
         /// The epoch.
@@ -140,7 +190,7 @@ findings! {
         stored: u64,
         /// What is alive.
         found: u64,
-    } = "epoch-live-low", Error, false, "epoch {epoch} has {found} live blocks, its count says {stored}";
+    } = "epoch-live-low", Error, Sums, "epoch {epoch} has {found} live blocks, its count says {stored}";
     /// Less is alive than the table says: the epoch's key is kept too long.
     EpochLiveHigh {
         /// The epoch.
@@ -149,14 +199,14 @@ findings! {
         stored: u64,
         /// What is alive.
         found: u64,
-    } = "epoch-live-high", Error, false, "epoch {epoch} has {found} live blocks, its count says {stored}";
+    } = "epoch-live-high", Error, Sums, "epoch {epoch} has {found} live blocks, its count says {stored}";
     /// Something names an epoch that the table does not hold.
     UnknownEpoch {
         /// The epoch.
         epoch: EpochId,
         /// What was sealed with it.
         addr: BlockAddr,
-    } = "unknown-epoch", Error, false, "block {addr} is sealed with epoch {epoch}, which the table does not hold";
+    } = "unknown-epoch", Error, Hides, "block {addr} is sealed with epoch {epoch}, which the table does not hold";
 
     // The log.
 
@@ -164,19 +214,19 @@ findings! {
     LogBroken {
         /// Where.
         lsn: Lsn,
-    } = "log-broken", Error, false, "the log group at {lsn}, which was flushed, is not there or does not authenticate";
+    } = "log-broken", Error, Hides, "the log group at {lsn}, which was flushed, is not there or does not authenticate";
     /// An authentic group does not decode.
     LogGroup {
         /// Where.
         lsn: Lsn,
         /// What is wrong.
         why: &'static str,
-    } = "log-group", Error, false, "the log group at {lsn} is authentic and does not decode: {why}";
+    } = "log-group", Error, Hides, "the log group at {lsn} is authentic and does not decode: {why}";
     /// Groups at the end of the log that were never confirmed as flushed are torn, and do not count.
     LogDropped {
         /// How many.
         groups: u64,
-    } = "log-dropped", Note, true, "{groups} unconfirmed groups at the end of the log are torn and do not count";
+    } = "log-dropped", Note, Mount, "{groups} unconfirmed groups at the end of the log are torn and do not count";
     /// A group changes a record that no group may change.
     LogRecord {
         /// Where the group stands.
@@ -185,7 +235,7 @@ findings! {
         object: ObjectId,
         /// The record's kind.
         kind: u8,
-    } = "log-record", Error, false, "the log group at {lsn} changes a record of object {object}, kind {kind}, as it must not";
+    } = "log-record", Error, Hides, "the log group at {lsn} changes a record of object {object}, kind {kind}, as it must not";
 
     // Trees.
 
@@ -195,38 +245,48 @@ findings! {
         addr: BlockAddr,
         /// Its level.
         level: u8,
-    } = "node-tampered", Error, false, "the level-{level} tree node at block {addr} does not authenticate";
+        /// The first object that may have records below it.
+        from: ObjectId,
+        /// The last one.
+        to: ObjectId,
+    } = "node-tampered", Error, Hides,
+        "the level-{level} tree node at block {addr} (records of objects {from} to {to}) does not authenticate";
     /// An authentic node does not decode, or its keys are not within its parent's bounds.
     NodeCorrupt {
         /// Where.
         addr: BlockAddr,
         /// What is wrong.
         why: &'static str,
-    } = "node-corrupt", Error, false, "the tree node at block {addr} is authentic and wrong: {why}";
+        /// The first object that may have records below it.
+        from: ObjectId,
+        /// The last one.
+        to: ObjectId,
+    } = "node-corrupt", Error, Hides,
+        "the tree node at block {addr} (records of objects {from} to {to}) is authentic and wrong: {why}";
     /// A reference points into a reserved area or past the volume's end.
     Address {
         /// Where.
         addr: BlockAddr,
-    } = "address", Error, false, "something refers to block {addr}, which is outside of the data area";
+    } = "address", Error, Hides, "something refers to block {addr}, which is outside of the data area";
     /// A block is referred to twice.
     ReferredTwice {
         /// Which one.
         addr: BlockAddr,
-    } = "referred-twice", Error, false, "block {addr} is referred to twice";
+    } = "referred-twice", Error, Hides, "block {addr} is referred to twice";
     /// A tree names blocks of a later checkpoint.
     Birth {
         /// The block.
         addr: BlockAddr,
         /// Its birth.
         birth: Generation,
-    } = "birth", Error, false, "block {addr} claims to be written by checkpoint {birth}, which is still to come";
+    } = "birth", Error, None, "block {addr} claims to be written by checkpoint {birth}, which is still to come";
     /// The checkpoint counts another number of nodes.
     NodeCount {
         /// What the checkpoint says.
         stored: u64,
         /// What the trees hold.
         found: u64,
-    } = "node-count", Error, false, "the checkpoint counts {stored} tree nodes, there are {found}";
+    } = "node-count", Error, Sums, "the checkpoint counts {stored} tree nodes, there are {found}";
     /// A record does not decode.
     RecordCorrupt {
         /// The object it hangs on.
@@ -235,7 +295,7 @@ findings! {
         kind: u8,
         /// What is wrong.
         why: &'static str,
-    } = "record-corrupt", Error, false, "a record of object {object}, kind {kind}, does not decode: {why}";
+    } = "record-corrupt", Error, Hides, "a record of object {object}, kind {kind}, does not decode: {why}";
     /// A record stands where no record of its kind belongs.
     RecordMisplaced {
         /// The object it hangs on.
@@ -244,7 +304,7 @@ findings! {
         kind: u8,
         /// The key's offset.
         offset: u64,
-    } = "record-misplaced", Error, false, "a record of kind {kind} stands under object {object}, offset {offset}";
+    } = "record-misplaced", Error, Hides, "a record of kind {kind} stands under object {object}, offset {offset}";
 
     // Space.
 
@@ -256,19 +316,19 @@ findings! {
         object: ObjectId,
         /// The block's number in it.
         block: u64,
-    } = "data-tampered", Error, false, "data block {addr} (object {object}, block {block}) does not authenticate";
+    } = "data-tampered", Error, None, "data block {addr} (object {object}, block {block}) does not authenticate";
     /// Bytes after the end of a file in its last block are not zero.
     TailNotZero {
         /// The object.
         object: ObjectId,
-    } = "tail-not-zero", Error, false, "bytes after the end of object {object} in its last block are not zero";
+    } = "tail-not-zero", Error, None, "bytes after the end of object {object} in its last block are not zero";
     /// An allocation page does not authenticate.
     AllocPageTampered {
         /// The first group that it covers.
         group: u64,
         /// 0 for a bitmap.
         level: u8,
-    } = "alloc-page-tampered", Error, false, "the level-{level} allocation page of group {group} does not authenticate";
+    } = "alloc-page-tampered", Error, Hides, "the level-{level} allocation page of group {group} does not authenticate";
     /// An authentic allocation page is wrong.
     AllocPageCorrupt {
         /// The first group that it covers.
@@ -277,7 +337,7 @@ findings! {
         level: u8,
         /// What is wrong.
         why: &'static str,
-    } = "alloc-page-corrupt", Error, false, "the level-{level} allocation page of group {group} is wrong: {why}";
+    } = "alloc-page-corrupt", Error, Sums, "the level-{level} allocation page of group {group} is wrong: {why}";
     /// The counts of an allocation entry are not those of what it covers.
     AllocCounts {
         /// The first group that it covers.
@@ -288,7 +348,7 @@ findings! {
         stored: u64,
         /// Free blocks below.
         found: u64,
-    } = "alloc-counts", Error, false,
+    } = "alloc-counts", Error, Sums,
         "the level-{level} allocation page of group {group} should count {found} free blocks and their quads, not {stored}";
     /// Blocks are marked in use, and nothing refers to them.
     Leaked {
@@ -296,35 +356,35 @@ findings! {
         addr: BlockAddr,
         /// How many.
         blocks: u64,
-    } = "leaked", Error, false, "{blocks} blocks from {addr} on are marked in use, but nothing refers to them";
+    } = "leaked", Error, Sums, "{blocks} blocks from {addr} on are marked in use, but nothing refers to them";
     /// Blocks are in use and marked free.
     NotAllocated {
         /// The first one.
         addr: BlockAddr,
         /// How many.
         blocks: u64,
-    } = "not-allocated", Error, false, "{blocks} blocks from {addr} on are in use, but marked free";
+    } = "not-allocated", Error, Sums, "{blocks} blocks from {addr} on are in use, but marked free";
     /// The log gives content to a block that was not free.
     LogTookUsed {
         /// The first one.
         addr: BlockAddr,
         /// How many.
         blocks: u64,
-    } = "log-took-used", Error, false, "the log gives content to {blocks} blocks from {addr} on, which were in use before";
+    } = "log-took-used", Error, Sums, "the log gives content to {blocks} blocks from {addr} on, which were in use before";
     /// The checkpoint counts another number of free blocks.
     FreeBlocks {
         /// What the checkpoint says.
         stored: u64,
         /// What the bitmaps say.
         found: u64,
-    } = "free-blocks", Error, false, "the checkpoint counts {stored} free blocks, the bitmaps have {found}";
+    } = "free-blocks", Error, Sums, "the checkpoint counts {stored} free blocks, the bitmaps have {found}";
     /// The checkpoint counts another number of unwritten blocks.
     Unwritten {
         /// What the checkpoint says.
         stored: u64,
         /// What the chunks hold.
         found: u64,
-    } = "unwritten", Error, false, "the checkpoint counts {stored} unwritten blocks, the chunks have {found}";
+    } = "unwritten", Error, Sums, "the checkpoint counts {stored} unwritten blocks, the chunks have {found}";
     /// An object's space record is not what its chunks hold.
     Space {
         /// The object.
@@ -333,66 +393,66 @@ findings! {
         stored: u64,
         /// What the chunks hold.
         found: u64,
-    } = "space", Error, false, "the space record of object {object} says {stored} blocks, its chunks have {found}";
+    } = "space", Error, Sums, "the space record of object {object} says {stored} blocks, its chunks have {found}";
 
     // Files.
 
     /// There is no root directory.
-    NoRoot {} = "no-root", Error, false, "there is no root directory";
+    NoRoot {} = "no-root", Error, Consequence, "there is no root directory";
     /// Another number of inodes than the newest group or checkpoint says.
     InodeCount {
         /// The count.
         stored: u64,
         /// The inodes.
         found: u64,
-    } = "inode-count", Error, false, "{stored} inodes are counted, there are {found}";
+    } = "inode-count", Error, Sums, "{stored} inodes are counted, there are {found}";
     /// A number is in use that is still to be given out.
     NextId {
         /// The next number.
         next: u64,
         /// The number in use.
         id: u64,
-    } = "next-id", Error, false, "number {id} is in use, but the next one to be given out is {next}";
+    } = "next-id", Error, Sums, "number {id} is in use, but the next one to be given out is {next}";
     /// Directory entries or attributes of an inode that does not exist.
     NoInode {
         /// Its number.
         object: ObjectId,
         /// The kind of its first such record.
         kind: u8,
-    } = "no-inode", Error, false, "there are records of kind {kind} for inode {object}, which does not exist";
+    } = "no-inode", Error, Consequence, "there are records of kind {kind} for inode {object}, which does not exist";
     /// Directory entries below something that is no directory.
     NotDirectory {
         /// What it is.
         ino: InodeNo,
-    } = "not-directory", Error, false, "inode {ino} has directory entries and is no directory";
+    } = "not-directory", Error, None, "inode {ino} has directory entries and is no directory";
     /// A directory entry is not where its name's hash puts it.
     EntryHash {
         /// The directory.
         dir: InodeNo,
         /// The entry's key.
         key: u64,
-    } = "entry-hash", Error, false, "entry {key} of directory {dir} is not where its name belongs";
+    } = "entry-hash", Error, None, "entry {key} of directory {dir} is not where its name belongs";
     /// A directory has a name twice.
     EntryTwice {
         /// The directory.
         dir: InodeNo,
         /// The second entry's key.
         key: u64,
-    } = "entry-twice", Error, false, "entry {key} of directory {dir} has the name of another one";
+    } = "entry-twice", Error, None, "entry {key} of directory {dir} has the name of another one";
     /// A directory entry names an inode that does not exist.
     DanglingEntry {
         /// The directory.
         dir: InodeNo,
         /// The missing inode.
         ino: InodeNo,
-    } = "dangling-entry", Error, false, "directory {dir} names inode {ino}, which does not exist";
+    } = "dangling-entry", Error, Consequence, "directory {dir} names inode {ino}, which does not exist";
     /// A directory entry says another type than the inode.
     EntryKind {
         /// The directory.
         dir: InodeNo,
         /// The inode.
         ino: InodeNo,
-    } = "entry-kind", Error, false, "directory {dir} says another type of inode {ino} than the inode";
+    } = "entry-kind", Error, None, "directory {dir} says another type of inode {ino} than the inode";
     /// A directory counts another number of entries.
     EntryCount {
         /// The directory.
@@ -401,7 +461,7 @@ findings! {
         stored: u64,
         /// Its entries.
         found: u64,
-    } = "entry-count", Error, false, "directory {dir} counts {stored} entries, it has {found}";
+    } = "entry-count", Error, Sums, "directory {dir} counts {stored} entries, it has {found}";
     /// A directory counts another number of subdirectories.
     SubdirCount {
         /// The directory.
@@ -410,7 +470,7 @@ findings! {
         stored: u32,
         /// Its subdirectories.
         found: u64,
-    } = "subdir-count", Error, false, "directory {dir} counts {stored} subdirectories, it has {found}";
+    } = "subdir-count", Error, Sums, "directory {dir} counts {stored} subdirectories, it has {found}";
     /// An inode's link count is not the number of entries that name it (a directory's: 2 and its subdirectories).
     LinkCount {
         /// The inode.
@@ -419,7 +479,7 @@ findings! {
         stored: u32,
         /// What it should be.
         found: u64,
-    } = "link-count", Error, false, "inode {ino} counts {stored} links, it has {found}";
+    } = "link-count", Error, Sums, "inode {ino} counts {stored} links, it has {found}";
     /// A directory's parent is not the directory that names it.
     Parent {
         /// The directory.
@@ -428,34 +488,34 @@ findings! {
         stored: InodeNo,
         /// The directory that names it.
         found: InodeNo,
-    } = "parent", Error, false, "directory {ino} has the parent {stored}, but {found} names it";
+    } = "parent", Error, Sums, "directory {ino} has the parent {stored}, but {found} names it";
     /// A directory has several names, or none.
     DirectoryNames {
         /// The directory.
         ino: InodeNo,
         /// How many.
         found: u64,
-    } = "directory-names", Error, false, "directory {ino} has {found} names";
+    } = "directory-names", Error, Sums, "directory {ino} has {found} names";
     /// A directory does not hang on the root.
     Unreachable {
         /// The directory.
         ino: InodeNo,
-    } = "unreachable", Error, false, "directory {ino} does not hang on the root";
+    } = "unreachable", Error, None, "directory {ino} does not hang on the root";
     /// An inode without links and without an orphan record.
     OrphanUnrecorded {
         /// The inode.
         ino: InodeNo,
-    } = "orphan-unrecorded", Error, false, "inode {ino} has no links, and no orphan record";
+    } = "orphan-unrecorded", Error, Sums, "inode {ino} has no links, and no orphan record";
     /// An orphan record of an inode that has links.
     OrphanLinked {
         /// The inode.
         ino: InodeNo,
-    } = "orphan-linked", Error, false, "inode {ino} has links, and an orphan record";
+    } = "orphan-linked", Error, Sums, "inode {ino} has links, and an orphan record";
     /// An orphan record of an inode that does not exist.
     OrphanMissing {
         /// The inode.
         ino: InodeNo,
-    } = "orphan-missing", Error, false, "there is an orphan record of inode {ino}, which does not exist";
+    } = "orphan-missing", Error, Sums, "there is an orphan record of inode {ino}, which does not exist";
 
     // Attributes and content.
 
@@ -465,48 +525,54 @@ findings! {
         ino: InodeNo,
         /// The key of the attribute, or of the part.
         key: u64,
-    } = "xattr-parts", Error, false, "attribute {key} of inode {ino} does not consist of the parts that it should";
+    } = "xattr-parts", Error, Consequence, "attribute {key} of inode {ino} does not consist of the parts that it should";
     /// An attribute is not where its name's hash puts it.
     XattrHash {
         /// The inode.
         ino: InodeNo,
         /// The key of the attribute.
         key: u64,
-    } = "xattr-hash", Error, false, "attribute {key} of inode {ino} is not where its name belongs";
+    } = "xattr-hash", Error, None, "attribute {key} of inode {ino} is not where its name belongs";
     /// An inode has an attribute twice.
     XattrTwice {
         /// The inode.
         ino: InodeNo,
         /// The key of the second one.
         key: u64,
-    } = "xattr-twice", Error, false, "attribute {key} of inode {ino} has the name of another one";
+    } = "xattr-twice", Error, None, "attribute {key} of inode {ino} has the name of another one";
     /// What an inode says of its attributes is not what they are.
     XattrSummary {
         /// The inode.
         ino: InodeNo,
-    } = "xattr-summary", Error, false, "inode {ino} says something else of its attributes than they are";
+        /// Flags of those that there are.
+        flags: u32,
+        /// How many there are.
+        count: u32,
+        /// Bytes of their names.
+        bytes: u32,
+    } = "xattr-summary", Error, Sums, "inode {ino} says something else of its attributes than they are";
     /// Content that no inode has.
     NoOwner {
         /// The object.
         object: ObjectId,
-    } = "no-owner", Error, false, "object {object} has content, but no inode has the object";
+    } = "no-owner", Error, Consequence, "object {object} has content, but no inode has the object";
     /// Two inodes have the same content.
     TwoOwners {
         /// The object.
         object: ObjectId,
         /// The second inode.
         ino: InodeNo,
-    } = "two-owners", Error, false, "object {object} of inode {ino} is another inode's too";
+    } = "two-owners", Error, None, "object {object} of inode {ino} is another inode's too";
     /// An inode that can have no content has an object.
     OwnsContent {
         /// The inode.
         ino: InodeNo,
-    } = "owns-content", Error, false, "inode {ino} can have no content, but names an object";
+    } = "owns-content", Error, None, "inode {ino} can have no content, but names an object";
     /// Content stands inline and in chunks, or not where the inode's flag says.
     InlineAndChunks {
         /// The inode.
         ino: InodeNo,
-    } = "inline-and-chunks", Error, false, "the content of inode {ino} is not, or not only, where its inline flag says";
+    } = "inline-and-chunks", Error, None, "the content of inode {ino} is not, or not only, where its inline flag says";
     /// Inline content is not as long as the file.
     InlineLength {
         /// The inode.
@@ -515,14 +581,40 @@ findings! {
         size: u64,
         /// The record's length.
         found: u64,
-    } = "inline-length", Error, false, "inode {ino} has {size} bytes, its inline content {found}";
+    } = "inline-length", Error, Consequence, "inode {ino} has {size} bytes, its inline content {found}";
     /// Blocks after the end of a file that has no flag for that, or data blocks there.
     PastEnd {
         /// The inode.
         ino: InodeNo,
         /// The first such block.
         block: u64,
-    } = "past-end", Error, false, "inode {ino} has block {block} after its end, where none may stand";
+    } = "past-end", Error, Consequence, "inode {ino} has block {block} after its end, where none may stand";
+}
+
+impl Finding {
+    /// Whether a mount or a repair that loses nothing puts it right.
+    pub fn repairable(&self) -> bool {
+        matches!(self.remedy(), Remedy::Mount | Remedy::Sums)
+    }
+
+    /// What has to be given up by name to get rid of it.
+    pub fn loss(&self) -> Option<Loss> {
+        match *self {
+            Finding::DataTampered { object, block, .. } => Some(Loss::data_block(object, block)),
+            Finding::NodeTampered { addr, .. } | Finding::NodeCorrupt { addr, .. } => Some(Loss::Node { addr }),
+            Finding::LogBroken { lsn } => Some(Loss::Log { lsn }),
+            Finding::AllocPageTampered { .. } => Some(Loss::Allocation),
+            Finding::Unreadable { loss, .. } => loss,
+            _ => None,
+        }
+    }
+
+    /// Whether it is only about what the host stores, not about what we wrote.
+    pub fn is_of_the_host(&self) -> bool {
+        let unmountable = matches!(self, Finding::Unmountable { error } if !matches!(error, Error::Corrupt(_)));
+        let header = matches!(self, Finding::HeaderCopy { .. } | Finding::HeaderNotAccepted { .. });
+        unmountable || header || matches!(self, Finding::EpochPage { .. }) || self.loss().is_some()
+    }
 }
 
 #[cfg(test)]
@@ -537,9 +629,17 @@ mod tests {
     }
 
     #[test]
+    fn a_finding_tells_its_fields() {
+        let finding = Finding::Unreadable { addr: BlockAddr(7), errno: 5, loss: Some(Loss::Allocation) };
+        assert_eq!(finding.fields(), [("addr", "7".into()), ("errno", "5".into())]);
+        assert_eq!(finding.loss(), Some(Loss::Allocation));
+        assert_eq!(Finding::Incomplete {}.fields(), []);
+    }
+
+    #[test]
     fn a_finding_names_its_ids() {
         let finding = Finding::LinkCount { ino: InodeNo(5), stored: 2, found: 1 };
         assert_eq!(alloc::format!("{finding}"), "inode 5 counts 2 links, it has 1");
-        assert_eq!((finding.code(), finding.severity(), finding.repairable()), ("link-count", Severity::Error, false));
+        assert_eq!((finding.code(), finding.severity(), finding.repairable()), ("link-count", Severity::Error, true));
     }
 }

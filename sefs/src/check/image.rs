@@ -1,7 +1,7 @@
 //! The volume as it lies there: header, slots and epoch table, and the reading of everything that hangs on them.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -21,15 +21,19 @@ use crate::tree::{NodeReader, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation};
 
 /// An opened volume: nothing of it is taken over from a mount.
-pub(super) struct Image {
+pub(crate) struct Image {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) sealer: Sealer,
-    pub(super) geometry: Geometry,
+    pub(crate) geometry: Geometry,
     pub(super) ring_start: u64,
     pub(super) ring_blocks: u64,
     pub(super) node_size: usize,
     /// The newest checkpoint.
-    pub(super) checkpoint: Checkpoint,
+    pub(crate) checkpoint: Checkpoint,
+    /// The one in the other slot.
+    pub(super) older: Option<Checkpoint>,
+    /// Nodes that are taken for gone.
+    pub(super) given_up: BTreeSet<BlockAddr>,
     /// The tag of the slot that holds it.
     pub(super) slot_tag: crate::suite::Tag,
     /// The epoch table's counts.
@@ -50,7 +54,7 @@ impl Image {
             return Ok(None);
         };
         let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, verified);
-        let Some(slot) = newest_slot(&*backend, &sealer, report)? else { return Ok(None) };
+        let (Some(slot), older) = newest_slot(&*backend, &sealer, report)? else { return Ok(None) };
         let checkpoint = slot.checkpoint;
         check_accepted(&copies, &checkpoint, report);
         let geometry = Geometry::new(header.total_blocks, header.ring_start.0, header.ring_blocks)?;
@@ -69,12 +73,14 @@ impl Image {
             ring_blocks: header.ring_blocks,
             node_size,
             checkpoint,
+            older: older.map(|slot| slot.checkpoint),
+            given_up: BTreeSet::new(),
             slot_tag: slot.tag,
             epochs,
         }))
     }
 
-    pub(super) fn root(&self, tree: u32) -> Option<Root> {
+    pub(crate) fn root(&self, tree: u32) -> Option<Root> {
         let root = self.checkpoint.root(tree)?;
         Some(Root { reference: root.reference?, level: root.level })
     }
@@ -107,6 +113,10 @@ impl Image {
 }
 
 impl NodeReader for Image {
+    fn is_given_up(&self, reference: &BlockRef) -> bool {
+        self.given_up.contains(&reference.addr)
+    }
+
     fn read(&self, level: u8, reference: &BlockRef) -> Result<Arc<Node>> {
         let addr = reference.addr;
         let mut bytes = self.read_bytes(addr, self.node_size)?;
@@ -164,7 +174,12 @@ fn check_accepted(copies: &[(Header, VerifiedHeader)], checkpoint: &Checkpoint, 
     }
 }
 
-fn newest_slot(backend: &dyn Backend, sealer: &Sealer, report: &mut Report<'_>) -> Result<Option<OpenedSlot>> {
+/// The slots that authenticate: the newest, and the other one.
+fn newest_slot(
+    backend: &dyn Backend,
+    sealer: &Sealer,
+    report: &mut Report<'_>,
+) -> Result<(Option<OpenedSlot>, Option<OpenedSlot>)> {
     let mut slots: Vec<OpenedSlot> = Vec::new();
     for (index, addr) in (0u8..).zip(CHECKPOINT_SLOTS) {
         let mut bytes = Box::new([0; BLOCK_SIZE]);
@@ -177,7 +192,8 @@ fn newest_slot(backend: &dyn Backend, sealer: &Sealer, report: &mut Report<'_>) 
     }
     slots.sort_by_key(|slot| slot.checkpoint.generation);
     let newest = slots.pop();
-    if let (Some(newest), Some(older)) = (&newest, slots.pop()) {
+    let older = slots.pop();
+    if let (Some(newest), Some(older)) = (&newest, &older) {
         // Two numbers are left out where the slot in between was damaged when the volume was opened.
         let step = newest.checkpoint.generation.0 - older.checkpoint.generation.0;
         let follows = step == 1 || step == 3;
@@ -186,7 +202,7 @@ fn newest_slot(backend: &dyn Backend, sealer: &Sealer, report: &mut Report<'_>) 
             report.found(Finding::SlotOrder { newest, older });
         }
     }
-    Ok(newest)
+    Ok((newest, older))
 }
 
 fn load_epochs(
@@ -202,7 +218,9 @@ fn load_epochs(
         let read = usable.then(|| backend.read_at(page.addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE));
         match read {
             None => report.found(Finding::Address { addr: page.addr }),
-            Some(Err(failure)) => report.found(Finding::Unreadable { addr: page.addr, errno: failure.errno }),
+            Some(Err(failure)) => {
+                report.found(Finding::Unreadable { addr: page.addr, errno: failure.errno, loss: None })
+            }
             Some(Ok(buf)) => {
                 bytes.copy_from_slice(buf.bytes());
                 if sealer.open_epoch_page(index, &bytes, &page.tag, checkpoint.generation, true).is_err() {
@@ -222,4 +240,21 @@ fn load_epochs(
 /// newer checkpoint whose slot is lost: that one's number is one or, after an earlier loss, three higher.
 pub(super) fn is_born(birth: Generation, checkpoint: Generation, logged: bool) -> bool {
     birth <= checkpoint || (logged && birth.0 - checkpoint.0 <= 4)
+}
+
+#[cfg(test)]
+impl Image {
+    /// The epoch table's first page with another count for its last epoch.
+    pub(crate) fn pages_with_live(&self, delta: i64) -> crate::keys::SealedEpochPage {
+        let (epoch, live) = *self.sealer.epochs().last().unwrap();
+        self.sealer.set_live(epoch, live.checked_add_signed(delta).unwrap());
+        let (generation, log_epoch) = (self.checkpoint.generation, self.checkpoint.log_epoch);
+        let (mut pages, _) = self.sealer.seal_epoch_pages(generation, &Default::default(), 1, log_epoch).unwrap();
+        pages.swap_remove(0)
+    }
+
+    /// The home that the newest checkpoint has for the first group's bitmap, as a bit.
+    pub(crate) fn bitmap_homes(&self) -> u8 {
+        super::homes::of(self, &self.checkpoint).get(&(0, 0)).copied().unwrap_or(0)
+    }
 }

@@ -18,12 +18,12 @@ pub(super) enum Change {
 }
 
 /// What the log changes since the newest checkpoint.
-pub(super) struct Replay {
+pub(crate) struct Replay {
     pub(super) changes: BTreeMap<Key, Change>,
     /// Blocks that stand in the ring, by their homes.
     pub(super) ring: BTreeMap<BlockAddr, Lsn>,
     pub(super) groups: u64,
-    pub(super) next_id: u64,
+    pub(crate) next_id: u64,
     pub(super) inodes: u64,
 }
 
@@ -55,8 +55,8 @@ const LSN_END: u64 = 1 << 62;
 /// Ring blocks that the search behind the log's end reads at once.
 const LOOK_ON_BLOCKS: u64 = 256;
 
-/// Reads the log and applies it.
-pub(super) fn replay(image: &Image, report: &mut Report<'_>) -> Result<Replay> {
+/// Reads the log, up to `end` if that is where it breaks, and applies it.
+pub(super) fn replay(image: &Image, end: Option<Lsn>, report: &mut Report<'_>) -> Result<Replay> {
     let checkpoint = &image.checkpoint;
     let mut replay = Replay {
         changes: BTreeMap::new(),
@@ -72,7 +72,7 @@ pub(super) fn replay(image: &Image, report: &mut Report<'_>) -> Result<Replay> {
     }
     let tag = if checkpoint.epoch_start { image.slot_tag } else { checkpoint.previous_tag };
     let mut at = Point { lsn: start, tag, epoch: checkpoint.log_epoch };
-    let (flushed, groups) = measure(image, at, report)?;
+    let (flushed, groups) = measure(image, at, end, report)?;
     for index in 0..groups {
         let Some(group) = next_group(image, &at, start, report)? else { break };
         at = after(&group);
@@ -86,7 +86,8 @@ pub(super) fn replay(image: &Image, report: &mut Report<'_>) -> Result<Replay> {
 }
 
 /// Follows the chain to its end: the highest flushed LSN that it or what stands behind it tells of, and its length.
-fn measure(image: &Image, start: Point, report: &mut Report<'_>) -> Result<(Lsn, u64)> {
+/// A break at `end` is accepted.
+fn measure(image: &Image, start: Point, end: Option<Lsn>, report: &mut Report<'_>) -> Result<(Lsn, u64)> {
     let (mut at, mut flushed, mut groups) = (start, start.lsn, 0);
     while let Some(group) = next_group(image, &at, start.lsn, report)? {
         flushed = flushed.max(group.body.flushed_lsn);
@@ -101,10 +102,16 @@ fn measure(image: &Image, start: Point, report: &mut Report<'_>) -> Result<(Lsn,
             }
         }
     }
-    if !image.checkpoint.clean {
+    if end == Some(at.lsn) {
+        // What stands behind confirms everything before the cut.
+        flushed = flushed.max(at.lsn);
+    } else if !image.checkpoint.clean {
         match flushed_behind(image, at.lsn, start.lsn)? {
             Behind::Flushed(behind) if behind <= at.lsn => {}
-            Behind::Flushed(_) | Behind::TooMuch => report.found(Finding::LogBroken { lsn: at.lsn }),
+            Behind::Flushed(_) | Behind::TooMuch => {
+                flushed = flushed.max(at.lsn);
+                report.found(Finding::LogBroken { lsn: at.lsn });
+            }
         }
     }
     Ok((flushed, groups))
@@ -228,7 +235,12 @@ impl Replay {
         self.changes.insert(key, change);
     }
 
-    fn patch(&mut self, key: Key, patch: &Patch) {
+    /// Puts or deletes a record, over all that the log says.
+    pub(super) fn put(&mut self, key: Key, value: Option<Vec<u8>>) {
+        self.changes.insert(key, value.map_or(Change::Delete, Change::Put));
+    }
+
+    pub(super) fn patch(&mut self, key: Key, patch: &Patch) {
         let ring = &mut self.ring;
         let mut released = |loc: BlockLoc| {
             ring.remove(&loc.addr);

@@ -1,11 +1,15 @@
 //! The records of one tree with the log's changes over them, in key order.
 
 use alloc::borrow::Cow;
-use alloc::collections::btree_map;
+use alloc::collections::{BTreeMap, btree_map};
+use alloc::vec::Vec;
 use core::iter::Peekable;
 
+use super::image::Image;
 use super::log::{Change, Replay};
-use crate::format::{BlockLoc, Chunk, Key, Kind};
+use crate::error::Result;
+use crate::format::{BlockLoc, Chunk, FILES_TREE, Key, Kind, SYSTEM_TREE};
+use crate::tree;
 
 /// A record as a mount would see it.
 pub(super) enum Merged<'v> {
@@ -56,6 +60,47 @@ impl<'r> Overlay<'r> {
 pub(super) enum Stored<'v> {
     Value(&'v [u8]),
     Chunk(&'v Chunk),
+}
+
+/// A single record as a mount would see it, in its stored form.
+pub(super) fn read(image: &Image, replay: &Replay, key: Key) -> Result<Option<Vec<u8>>> {
+    let tree = if key.object == 0 { SYSTEM_TREE } else { FILES_TREE };
+    let stored = tree::get(image, image.root(tree), key)?;
+    Ok(over(replay, key, stored))
+}
+
+/// At most `limit` records from `from` up to `end` as a mount would see them, and where to go on.
+pub(super) fn scan(image: &Image, replay: &Replay, from: Key, end: Key, limit: usize) -> Result<Scanned> {
+    let tree = if from.object == 0 { SYSTEM_TREE } else { FILES_TREE };
+    let stored = tree::scan(image, image.root(tree), from, end, limit)?;
+    let next = if stored.len() < limit { None } else { stored.last().and_then(|(key, _)| key.successor()) };
+    let until = next.filter(|next| *next < end);
+    let mut records: BTreeMap<Key, Vec<u8>> = stored.into_iter().collect();
+    for (key, change) in replay.changes.range(from..until.unwrap_or(end).max(from)) {
+        match change {
+            Change::Put(value) => drop(records.insert(*key, value.clone())),
+            Change::Delete => drop(records.remove(key)),
+            Change::Patch(_) => {
+                if let Some(chunk) = over(replay, *key, records.remove(key)) {
+                    records.insert(*key, chunk);
+                }
+            }
+        }
+    }
+    Ok((records.into_iter().collect(), until))
+}
+
+/// Records, and the key of the next ones.
+pub(crate) type Scanned = (Vec<(Key, Vec<u8>)>, Option<Key>);
+
+fn over(replay: &Replay, key: Key, stored: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    let Some(change) = replay.changes.get(&key) else { return stored };
+    let chunk = stored.as_deref().and_then(|bytes| Chunk::decode(bytes).ok());
+    let below = chunk.as_ref().filter(|_| key.kind == Kind::Extent).map(Stored::Chunk);
+    merge(below, change).map(|merged| match merged {
+        Merged::Value(value) => value.into_owned(),
+        Merged::Chunk(chunk) => chunk.encode(),
+    })
 }
 
 fn merge<'v>(stored: Option<Stored<'v>>, change: &'v Change) -> Option<Merged<'v>> {

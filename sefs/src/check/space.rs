@@ -5,7 +5,8 @@ use alloc::collections::BTreeMap;
 
 use super::image::{Image, is_born};
 use super::log::Replay;
-use super::{Finding, Report};
+use super::{Finding, Loss, Report};
+use crate::allocator::Extent;
 use crate::format::{
     ALLOC_ENTRY_LEN, ALLOC_FANOUT, AllocEntry, BlockRef, BlockState, Chunk, Key, LIVE_UNKNOWN, SpaceRecord,
 };
@@ -19,7 +20,7 @@ const HOME_BLOCKS: u64 = 16;
 const QUAD_BLOCKS: u64 = 4;
 
 /// One group's bits; bit i is its block i.
-type Bits = [u64; WORDS];
+pub(crate) type Bits = [u64; WORDS];
 
 /// A set of blocks, with memory for those groups only that have some.
 #[derive(Default)]
@@ -56,10 +57,32 @@ pub(super) struct Space {
     logged: Seen,
     /// What is sealed with each epoch, and one place of it.
     live: BTreeMap<EpochId, (u64, BlockAddr)>,
+    /// How much of that is allocation pages.
+    live_pages: BTreeMap<EpochId, u64>,
     nodes: u64,
     unwritten: u64,
     /// The object whose chunks are being seen, and its blocks so far.
     object: Option<(ObjectId, u64)>,
+    truth: Truth,
+}
+
+/// What allocation pages, counts and space records should say, as far as it is known; complete if the walk was.
+#[derive(Default)]
+pub(crate) struct Truth {
+    /// Tree nodes and data blocks sealed with each epoch.
+    pub(crate) live: BTreeMap<EpochId, u64>,
+    /// Allocation pages sealed with each epoch.
+    pub(crate) live_pages: BTreeMap<EpochId, u64>,
+    /// Tree nodes.
+    pub(crate) nodes: u64,
+    /// Unwritten blocks of the stored chunks.
+    pub(crate) unwritten: u64,
+    /// Blocks of objects whose stored space record says something else.
+    pub(crate) spaces: BTreeMap<ObjectId, u64>,
+    /// By group, what is in use or leaked, but not what only the log names.
+    pub(crate) in_use: BTreeMap<u64, Box<Bits>>,
+    /// What is marked in use and nothing refers to.
+    pub(crate) leaked: alloc::vec::Vec<Extent>,
 }
 
 /// Free blocks and quads.
@@ -75,6 +98,8 @@ impl Space {
             stored: Seen::default(),
             logged: Seen::default(),
             live: BTreeMap::new(),
+            live_pages: BTreeMap::new(),
+            truth: Truth::default(),
             nodes: 0,
             unwritten: 0,
             object: None,
@@ -142,6 +167,7 @@ impl Space {
             _ => 0,
         };
         if record.data_blocks != found && !incomplete {
+            self.truth.spaces.insert(object, found);
             report.found(Finding::Space { object, stored: record.data_blocks, found });
         }
     }
@@ -152,16 +178,29 @@ impl Space {
             && found > 0
             && !incomplete
         {
+            self.truth.spaces.insert(object, found);
             report.found(Finding::Space { object, stored: 0, found });
         }
     }
 
-    /// Compares everything with what the checkpoint and the allocation pages say.
-    pub(super) fn finish(mut self, image: &Image, replay: &Replay, incomplete: bool, report: &mut Report<'_>) {
+    /// Compares everything with what the checkpoint and the allocation pages say; returns what they should.
+    pub(super) fn finish(mut self, image: &Image, replay: &Replay, scope: Scope, report: &mut Report<'_>) -> Truth {
+        self.compare_all(image, replay, scope, report);
+        let Space { stored, live, live_pages, nodes, unwritten, mut truth, .. } = self;
+        for (group, bits) in stored.0 {
+            truth.in_use.entry(group).or_insert(bits);
+        }
+        let pages = |epoch: &EpochId| live_pages.get(epoch).copied().unwrap_or(0);
+        truth.live = live.iter().map(|(epoch, (count, _))| (*epoch, count - pages(epoch))).collect();
+        Truth { live_pages, nodes, unwritten, ..truth }
+    }
+
+    fn compare_all(&mut self, image: &Image, replay: &Replay, scope: Scope, report: &mut Report<'_>) {
+        let Scope { incomplete, .. } = scope;
         self.logged_data(image, replay, report);
         let checkpoint = &image.checkpoint;
         let levels = image.geometry.levels();
-        let mut pages = Pages { image, space: &mut self, incomplete, unopened: false };
+        let mut pages = Pages { image, space: self, scope, unopened: false };
         let free = pages.page(levels, 0, &checkpoint.alloc_root, report);
         let unopened = pages.unopened;
         if free.blocks != checkpoint.free_blocks && !unopened {
@@ -221,12 +260,20 @@ impl Space {
     }
 }
 
+/// What can be said of allocation.
+#[derive(Clone, Copy)]
+pub(super) struct Scope {
+    /// Not everything that refers to blocks was seen.
+    pub(super) incomplete: bool,
+    /// Pages that do not authenticate are no error.
+    pub(super) pages_given_up: bool,
+}
+
 /// The walk over the allocation pages.
 struct Pages<'a> {
     image: &'a Image,
     space: &'a mut Space,
-    /// Not everything that refers to blocks was seen.
-    incomplete: bool,
+    scope: Scope,
     /// A page did not open, so sums and epochs' counts are not known.
     unopened: bool,
 }
@@ -273,17 +320,22 @@ impl Pages<'_> {
     ) -> Option<alloc::vec::Vec<u8>> {
         let addr = self.image.geometry.home(level, group, entry.home);
         self.space.lives(entry.epoch, addr);
+        *self.space.live_pages.entry(entry.epoch).or_default() += 1;
         let mut bytes = match self.image.read_bytes(addr, BLOCK_SIZE) {
             Ok(bytes) => bytes,
             Err(failure) => {
-                report.found(Finding::Unreadable { addr, errno: failure.errno });
+                if !self.scope.pages_given_up {
+                    report.found(Finding::Unreadable { addr, errno: failure.errno, loss: Some(Loss::Allocation) });
+                }
                 return None;
             }
         };
         match self.image.sealer.open_alloc_page(level, entry, &mut bytes) {
             Ok(()) => Some(bytes),
             Err(OpenFailure::Auth) => {
-                report.found(Finding::AllocPageTampered { group, level });
+                if !self.scope.pages_given_up {
+                    report.found(Finding::AllocPageTampered { group, level });
+                }
                 None
             }
             Err(OpenFailure::UnknownEpoch(epoch)) => {
@@ -365,9 +417,10 @@ impl Pages<'_> {
         runs(&combine(|[bits, _, stored, _]| stored & !bits), group, |addr, blocks| {
             report.found(Finding::NotAllocated { addr, blocks });
         });
-        if self.incomplete {
+        if self.scope.incomplete {
             return;
         }
+        let in_use = combine(|[bits, reserved, stored, logged]| stored | reserved | bits & !logged);
         runs(
             &combine(|[bits, reserved, stored, logged]| bits & logged & !reserved & !stored),
             group,
@@ -375,13 +428,13 @@ impl Pages<'_> {
                 report.found(Finding::LogTookUsed { addr, blocks });
             },
         );
-        runs(
-            &combine(|[bits, reserved, stored, logged]| bits & !reserved & !stored & !logged),
-            group,
-            |addr, blocks| {
-                report.found(Finding::Leaked { addr, blocks });
-            },
-        );
+        let leaked = combine(|[bits, reserved, stored, logged]| bits & !reserved & !stored & !logged);
+        let truth = &mut self.space.truth;
+        runs(&leaked, group, |addr, blocks| {
+            truth.leaked.push(Extent { addr, blocks });
+            report.found(Finding::Leaked { addr, blocks });
+        });
+        truth.in_use.insert(group, in_use);
     }
 
     /// The blocks of a group that may never be used.

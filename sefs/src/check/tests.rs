@@ -6,8 +6,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 mod random;
-mod records;
-mod stored;
+pub(crate) mod records;
+pub(crate) mod stored;
 mod volumes;
 
 use super::*;
@@ -22,30 +22,30 @@ use crate::store::{Need, StoreFormat, Tx};
 use crate::suite::{OsRng, RustCrypto};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, InodeNo, ObjectId, Timestamp};
 
-const SIZE_BYTES: u64 = 16 << 20;
+pub(crate) const SIZE_BYTES: u64 = 16 << 20;
 /// Numbers below are in use or free for a damage; the next one to be given out is above.
-const NEXT_ID: u64 = 40;
-const ROOT: u64 = 1;
-const DIR: u64 = 2;
-const SMALL: u64 = 3;
-const LARGE: u64 = 4;
-const LINK: u64 = 5;
-const ORPHAN: u64 = 6;
-const MOVED: u64 = 7;
-const MOVED_OBJECT: u64 = 20;
-const DEVICE: u64 = 8;
-const UNUSED: u64 = 30;
-const LARGE_BLOCKS: u64 = 200;
+pub(crate) const NEXT_ID: u64 = 40;
+pub(crate) const ROOT: u64 = 1;
+pub(crate) const DIR: u64 = 2;
+pub(crate) const SMALL: u64 = 3;
+pub(crate) const LARGE: u64 = 4;
+pub(crate) const LINK: u64 = 5;
+pub(crate) const ORPHAN: u64 = 6;
+pub(crate) const MOVED: u64 = 7;
+pub(crate) const MOVED_OBJECT: u64 = 20;
+pub(crate) const DEVICE: u64 = 8;
+pub(crate) const UNUSED: u64 = 30;
+pub(crate) const LARGE_BLOCKS: u64 = 200;
 
-fn env() -> Env {
+pub(crate) fn env() -> Env {
     Env { suite: Arc::new(RustCrypto), rng: Arc::new(OsRng), clock: Arc::new(SystemClock) }
 }
 
-fn key() -> VolumeKey {
+pub(crate) fn key() -> VolumeKey {
     VolumeKey::new([9; 32])
 }
 
-fn format() -> Arc<MemoryBackend> {
+pub(crate) fn format() -> Arc<MemoryBackend> {
     let backend = Arc::new(MemoryBackend::new(SIZE_BYTES));
     let (label, slots) = ("check".into(), Vec::new());
     let options = StoreFormat { size_bytes: SIZE_BYTES, volume_id: [1; 16], label, slots, anchor: None };
@@ -53,7 +53,7 @@ fn format() -> Arc<MemoryBackend> {
     backend
 }
 
-fn open(backend: &Arc<MemoryBackend>) -> Store {
+pub(crate) fn open(backend: &Arc<MemoryBackend>) -> Store {
     let memory_bytes = 8 << 20;
     let options = StoreOptions {
         read_only: false,
@@ -61,13 +61,14 @@ fn open(backend: &Arc<MemoryBackend>) -> Store {
         abandon_anchor: false,
         volume_id: None,
         memory_bytes,
+        corrections: None,
         max_epochs: MAX_EPOCHS,
     };
     Store::open(backend.clone(), &key(), &options, &env()).unwrap()
 }
 
 /// Everything that a check finds.
-fn findings(backend: &Arc<MemoryBackend>, scrub: bool) -> Vec<Finding> {
+pub(crate) fn findings(backend: &Arc<MemoryBackend>, scrub: bool) -> Vec<Finding> {
     let mut found = Vec::new();
     let options = CheckOptions { scrub, ..CheckOptions::default() };
     let on = &mut |event| {
@@ -80,15 +81,15 @@ fn findings(backend: &Arc<MemoryBackend>, scrub: bool) -> Vec<Finding> {
     found
 }
 
-fn codes(backend: &Arc<MemoryBackend>) -> BTreeSet<&'static str> {
+pub(crate) fn codes(backend: &Arc<MemoryBackend>) -> BTreeSet<&'static str> {
     findings(backend, true).iter().map(Finding::code).collect()
 }
 
-fn inode_key(ino: u64) -> Key {
+pub(crate) fn inode_key(ino: u64) -> Key {
     Key::new(ino, Kind::Inode, 0)
 }
 
-fn inode(kind: FileKind, object: u64) -> Inode {
+pub(crate) fn inode(kind: FileKind, object: u64) -> Inode {
     let now = Timestamp::default();
     let is_dir = kind == FileKind::Directory;
     Inode {
@@ -113,23 +114,23 @@ fn inode(kind: FileKind, object: u64) -> Inode {
     }
 }
 
-fn inline(object: u64, size: u64) -> Inode {
+pub(crate) fn inline(object: u64, size: u64) -> Inode {
     Inode { flags: InodeFlags { inline: true, past_end: false }, size, ..inode(FileKind::Regular, object) }
 }
 
-fn entry_key(dir: u64, name: &[u8], discriminator: u8) -> Key {
+pub(crate) fn entry_key(dir: u64, name: &[u8], discriminator: u8) -> Key {
     Key::new(dir, Kind::DirEntry, name_key(name_hash(&RustCrypto, name), discriminator))
 }
 
-fn entry(ino: u64, kind: FileKind, name: &[u8]) -> Vec<u8> {
+pub(crate) fn entry(ino: u64, kind: FileKind, name: &[u8]) -> Vec<u8> {
     DirEntryRecord { ino: InodeNo(ino), kind, name: name.to_vec() }.encode()
 }
 
-fn put_entry(tx: &mut Tx<'_>, dir: u64, name: &[u8], ino: u64, kind: FileKind) {
+pub(crate) fn put_entry(tx: &mut Tx<'_>, dir: u64, name: &[u8], ino: u64, kind: FileKind) {
     tx.put(entry_key(dir, name, 0), entry(ino, kind, name));
 }
 
-fn put_xattr(tx: &mut Tx<'_>, ino: u64, name: &[u8], value: &[u8], discriminator: u8) {
+pub(crate) fn put_xattr(tx: &mut Tx<'_>, ino: u64, name: &[u8], value: &[u8], discriminator: u8) {
     let key = |part| Key::new(ino, Kind::Xattr, xattr_key(&RustCrypto, name, discriminator, part));
     let (first, rest) = value.split_at(value.len().min(XATTR_PART_LEN));
     let value_len = u32::try_from(value.len()).unwrap();
@@ -139,25 +140,25 @@ fn put_xattr(tx: &mut Tx<'_>, ino: u64, name: &[u8], value: &[u8], discriminator
     }
 }
 
-fn summary(flags: u32, count: u32, bytes: u32) -> Vec<(u16, Vec<u8>)> {
+pub(crate) fn summary(flags: u32, count: u32, bytes: u32) -> Vec<(u16, Vec<u8>)> {
     vec![(1, [flags, count, bytes].iter().flat_map(|field| field.to_le_bytes()).collect())]
 }
 
-fn large() -> Inode {
+pub(crate) fn large() -> Inode {
     let extensions = summary(0, 2, 14);
     Inode { size: LARGE_BLOCKS * BLOCK_SIZE_U64 - 100, extensions, ..inode(FileKind::Regular, LARGE) }
 }
 
-fn root() -> Inode {
+pub(crate) fn root() -> Inode {
     Inode { entries: 6, subdirs: 1, links: 3, ..inode(FileKind::Directory, 0) }
 }
 
-fn dir() -> Inode {
+pub(crate) fn dir() -> Inode {
     Inode { entries: 1, ..inode(FileKind::Directory, 0) }
 }
 
 /// A volume with one of everything, open and committed.
-fn sample() -> (Arc<MemoryBackend>, Store) {
+pub(crate) fn sample() -> (Arc<MemoryBackend>, Store) {
     let backend = format();
     let store = open(&backend);
     while store.new_id() < NEXT_ID {}
@@ -201,7 +202,7 @@ fn sample() -> (Arc<MemoryBackend>, Store) {
 }
 
 /// Fills the large file; its last block ends with so many zeros.
-fn write_large(store: &Store, zeros: usize) {
+pub(crate) fn write_large(store: &Store, zeros: usize) {
     let mut bytes = vec![0xaa; BLOCK_SIZE * usize::try_from(LARGE_BLOCKS).unwrap()];
     let len = bytes.len();
     bytes[len - zeros..].fill(0);

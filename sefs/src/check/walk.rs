@@ -1,14 +1,17 @@
 //! The walk over a tree: its nodes, its records with the log's changes over them, and their data blocks.
 
+use alloc::vec::Vec;
+
 use super::files::Files;
 use super::image::{Image, is_born};
 use super::log::{Replay, ring_addr};
 use super::records::{Merged, Overlay, Stored};
 use super::space::Space;
-use super::{Finding, Report};
+use super::{Finding, Loss, Report};
 use crate::error::{Corrupt, Error, Result, Tampered};
 use crate::format::{BlockLoc, BlockState, Chunk, Key, Kind, SYSTEM_TREE, SpaceRecord};
 use crate::node::Node;
+use crate::store::{GivenUp, NodeName};
 use crate::tree::{self, Place, Visitor};
 use crate::types::{BLOCK_SIZE, BlockAddr, CHUNK_BLOCKS, ObjectId};
 
@@ -21,9 +24,10 @@ pub(super) fn tree(
     space: &mut Space,
     files: &mut Files,
     report: &mut Report<'_>,
-) -> Result<()> {
+) -> Result<GivenUp> {
     let system = tree == SYSTEM_TREE;
-    let mut walk = Walk { image, replay, system, scrub, overlay: Overlay::new(replay, system), space, files, report };
+    let (overlay, path, given_up) = (Overlay::new(replay, system), Vec::new(), GivenUp::default());
+    let mut walk = Walk { image, replay, system, scrub, overlay, space, files, path, given_up, report };
     tree::walk(image, image.root(tree), &mut walk)?;
     while let Some((key, merged)) = walk.overlay.before(None) {
         walk.merged(key, &merged);
@@ -32,7 +36,7 @@ pub(super) fn tree(
     if system {
         walk.files.end_system();
     }
-    Ok(())
+    Ok(walk.given_up)
 }
 
 struct Walk<'a, 'b, 'on> {
@@ -43,6 +47,9 @@ struct Walk<'a, 'b, 'on> {
     overlay: Overlay<'a>,
     space: &'b mut Space,
     files: &'b mut Files,
+    /// The inner nodes down to where the walk stands: level, place and nonce.
+    path: Vec<(u8, NodeName)>,
+    given_up: GivenUp,
     report: &'b mut Report<'on>,
 }
 
@@ -54,26 +61,41 @@ impl Visitor for Walk<'_, '_, '_> {
             self.report.found(Finding::Birth { addr: reference.addr, birth: reference.birth });
         }
         let new = self.space.node(self.image, reference, self.report);
+        if new && self.image.given_up.contains(&reference.addr) {
+            self.given_up.nodes.insert((reference.addr, reference.nonce));
+            let above = self.path.iter().filter(|(level, _)| *level > place.level);
+            self.given_up.above.extend(above.map(|(_, name)| *name));
+            return Ok(false);
+        }
         self.files.incomplete |= !new;
         Ok(new)
     }
 
     fn node(&mut self, place: &Place, node: core::result::Result<&Node, &Error>) -> Result<()> {
         let addr = place.reference.addr;
+        let (from, to) = objects_below(place);
         match node {
             Ok(node) => {
                 self.report.summary.nodes += 1;
+                self.path.retain(|(level, _)| *level > place.level);
+                self.path.push((place.level, (addr, place.reference.nonce)));
                 if place.level == 0 {
                     (0..node.len()).for_each(|i| self.stored(node.key(i), node.value(i)));
                 }
                 return Ok(());
             }
             Err(error) => self.report.found(match error {
-                Error::Tampered(Tampered::Node { addr, level }) => Finding::NodeTampered { addr: *addr, level: *level },
+                Error::Tampered(Tampered::Node { addr, level }) => {
+                    Finding::NodeTampered { addr: *addr, level: *level, from, to }
+                }
                 Error::Corrupt(Corrupt::UnknownEpoch(epoch)) => Finding::UnknownEpoch { epoch: *epoch, addr },
-                Error::Corrupt(Corrupt::Node(addr, why)) => Finding::NodeCorrupt { addr: *addr, why },
-                Error::Corrupt(Corrupt::NodeLevel(addr)) => Finding::NodeCorrupt { addr: *addr, why: "its level" },
-                Error::Backend(failure) => Finding::Unreadable { addr, errno: failure.errno },
+                Error::Corrupt(Corrupt::Node(addr, why)) => Finding::NodeCorrupt { addr: *addr, why, from, to },
+                Error::Corrupt(Corrupt::NodeLevel(addr)) => {
+                    Finding::NodeCorrupt { addr: *addr, why: "its level", from, to }
+                }
+                Error::Backend(failure) => {
+                    Finding::Unreadable { addr, errno: failure.errno, loss: Some(Loss::Node { addr }) }
+                }
                 other => return Err(other.clone()),
             }),
         }
@@ -128,7 +150,7 @@ impl Walk<'_, '_, '_> {
 
     /// Reads a chunk's data blocks, neighbours at once.
     fn scrub(&mut self, key: Key, chunk: &Chunk) {
-        let mut run: alloc::vec::Vec<(u64, BlockLoc, BlockAddr)> = alloc::vec::Vec::new();
+        let mut run: Vec<(u64, BlockLoc, BlockAddr)> = Vec::new();
         for (index, state) in chunk.iter() {
             let BlockState::Data(loc) = state else { continue };
             if !self.image.is_usable(loc.addr, 1) {
@@ -145,12 +167,17 @@ impl Walk<'_, '_, '_> {
     }
 
     fn scrub_run(&mut self, key: Key, run: &[(u64, BlockLoc, BlockAddr)]) {
-        let Some(&(_, _, addr)) = run.first() else { return };
+        let Some(&(first, _, addr)) = run.first() else { return };
         let object = ObjectId(key.object);
         self.report.progress(u64::try_from(run.len()).unwrap_or(0));
         let bytes = match self.image.read_bytes(addr, run.len() * BLOCK_SIZE) {
             Ok(bytes) => bytes,
-            Err(failure) => return self.report.found(Finding::Unreadable { addr, errno: failure.errno }),
+            // One bad block must not hide its neighbours.
+            Err(_) if run.len() > 1 => return run.chunks(1).for_each(|one| self.scrub_run(key, one)),
+            Err(failure) => {
+                let loss = Some(Loss::data_block(object, first));
+                return self.report.found(Finding::Unreadable { addr, errno: failure.errno, loss });
+            }
         };
         for (sealed, &(block, loc, _)) in bytes.chunks_exact(BLOCK_SIZE).zip(run) {
             self.report.summary.scrubbed_blocks += 1;
@@ -165,6 +192,14 @@ impl Walk<'_, '_, '_> {
             }
         }
     }
+}
+
+/// The objects that may have records below a node.
+fn objects_below(place: &Place) -> (ObjectId, ObjectId) {
+    let to = place.upper.map_or(u64::MAX, |upper| {
+        if upper == Key::new(upper.object, Kind::Inode, 0) { upper.object.saturating_sub(1) } else { upper.object }
+    });
+    (ObjectId(place.lower.map_or(0, |lower| lower.object)), ObjectId(to))
 }
 
 /// A record that does not decode.

@@ -8,7 +8,7 @@ use crate::suite::Suite;
 use crate::types::InodeNo;
 
 /// The inode's extension that sums its attributes up: {flags u32, count u32, bytes of names with their ends u32}.
-const SUMMARY_EXTENSION: u16 = 1;
+pub(crate) const SUMMARY_EXTENSION: u16 = 1;
 const FLAGS: [(&[u8], u32); 3] =
     [(b"system.posix_acl_access", 1), (b"system.posix_acl_default", 2), (b"security.capability", 4)];
 /// An attribute key: 48 bits of hash, discriminator, part.
@@ -90,7 +90,8 @@ impl Xattrs {
         self.end_parts(ino, report);
         let found = (self.summary[1] > 0).then_some(self.summary);
         if stated != found {
-            report.found(Finding::XattrSummary { ino });
+            let [flags, count, bytes] = self.summary;
+            report.found(Finding::XattrSummary { ino, flags, count, bytes });
         }
     }
 }

@@ -128,9 +128,10 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
 
     fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<Change> {
         let key = space_key(object);
-        let old = match crate::tree::get(self.store, self.root, key)? {
-            Some(bytes) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
-            None => 0,
+        let old = match (self.store.corrected_space(object), crate::tree::get(self.store, self.root, key)?) {
+            (Some(blocks), _) => blocks,
+            (None, Some(bytes)) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
+            (None, None) => 0,
         };
         let blocks = old.saturating_add_signed(delta);
         Ok((key, (blocks > 0).then(|| SpaceRecord { data_blocks: blocks }.encode())))

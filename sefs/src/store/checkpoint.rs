@@ -17,7 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 
-use crate::allocator::{Extent, Interval, PageIo, Renewal};
+use crate::allocator::{Extent, Interval, PageIo, Renewal, is_made};
 use crate::backend::{Backend, HostBuf, Io};
 use crate::error::{Error, Invalid, Result, RolledBack, Tampered};
 use crate::format::{
@@ -532,6 +532,10 @@ impl PageIo for Store {
         addr: BlockAddr,
         entry: &AllocEntry,
     ) -> Result<Box<[u8; BLOCK_SIZE]>> {
+        let made = if is_made(entry) { self.made_page(level, first_group) } else { None };
+        if let Some(page) = made {
+            return Ok(page);
+        }
         let buf = self.backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
         let mut page = Box::new([0u8; BLOCK_SIZE]);
         page.copy_from_slice(buf.bytes());

@@ -12,6 +12,7 @@
 mod changes;
 mod checkpoint;
 mod commit;
+mod correct;
 mod counted;
 mod format;
 mod header_change;
@@ -50,6 +51,7 @@ use crate::tree::Root;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
+pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, Reencrypting, VolumeInfo};
 pub(crate) use read::Extent;
@@ -111,6 +113,10 @@ pub(crate) struct Store {
     replayed: Replayed,
     /// Copies of the header that were damaged when the volume was opened.
     header_repair: Mutex<HeaderRepair>,
+    /// What a repair lays over the volume.
+    corrections: Option<Arc<Corrections>>,
+    /// The generation that the first checkpoint of the mount follows.
+    opened_at: Generation,
 }
 
 /// How far a mount's start has come. A checkpoint that was refused, by a host without space say, is tried again; what was done

@@ -427,6 +427,14 @@ impl Store {
 }
 
 impl NodeReader for Store {
+    fn is_given_up(&self, reference: &BlockRef) -> bool {
+        self.is_in(reference, |given_up| &given_up.nodes)
+    }
+
+    fn holds_given_up(&self, reference: &BlockRef) -> bool {
+        self.is_given_up(reference) || self.is_in(reference, |given_up| &given_up.above)
+    }
+
     fn read(&self, level: u8, reference: &BlockRef) -> Result<Arc<Node>> {
         let key = (reference.addr.0, reference.nonce);
         if let Some(node) = self.nodes.get(&key) {

@@ -24,7 +24,7 @@ use crate::anchor::Anchor;
 use crate::backend::Backend;
 use crate::cache::ByteCache;
 use crate::env::Env;
-use crate::error::{Corrupt, Incompatible, Malformed, Result, RolledBack, Tampered};
+use crate::error::{Corrupt, Error, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
     AnchorBinding, BlockLoc, BlockState, Checkpoint, FILES_TREE, GroupBody, Header, Key, Kind, LogRecord, Patch,
     SYSTEM_TREE,
@@ -33,13 +33,14 @@ use crate::keys::{self, OpenFault, VolumeKey};
 use crate::sealer::Sealer;
 use crate::store::checkpoint::{Slots, read_slot};
 use crate::store::commit::Anchored;
+use crate::store::correct::Corrections;
 use crate::store::layer::Layer;
 use crate::store::log::{Log, Ring};
 use crate::store::read::range_of;
 use crate::store::{Geometry, Layers, Limits, Start, Store, Unflushed};
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::{self, Root};
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, Generation};
 
 pub(super) use headers::HeaderRepair;
 pub(crate) use headers::{find_replica, read_header};
@@ -57,6 +58,8 @@ pub(crate) struct StoreOptions {
     pub(crate) memory_bytes: usize,
     /// Epochs that the volume may keep: with half of them old ones are re-encrypted beside, with three quarters at once.
     pub(crate) max_epochs: u32,
+    /// What a repair lays over the volume.
+    pub(crate) corrections: Option<Arc<Corrections>>,
 }
 
 /// What recovery found.
@@ -112,6 +115,7 @@ impl Store {
         }
         let mut store = build(backend, sealer, header, &newest, damaged_slot, options, env)?;
         store.header_repair = Mutex::new(repair);
+        store.correct_counts();
         store.replay(&newest, older, anchored)
     }
 
@@ -120,9 +124,14 @@ impl Store {
         self.load_ranges()?;
         self.load_job()?;
         let start = chain_start(newest);
-        let chain = self.scan_log(start, newest.opened.checkpoint.clean)?;
+        let cut = self.corrections.as_ref().and_then(|corrections| corrections.log_end);
+        let chain = self.scan_log(start, newest.opened.checkpoint.clean, cut)?;
         let keep = self.whole_groups(&chain)?;
         if let Some(mut anchored) = anchored {
+            if cut.is_some() {
+                // What the anchor confirmed is never given up under its eyes.
+                return Err(RolledBack::Anchor { counter: anchored.state.counter }.into());
+            }
             self.verify_anchor(&anchored, newest, older, &chain.groups[..keep])?;
             anchored.slot_salt = newest.opened.salt;
             *self.anchored.lock() = Some(anchored);
@@ -130,7 +139,11 @@ impl Store {
         if let Some(older) = older
             && !self.read_only
         {
-            self.alloc.hold_released(&self, &older.opened.checkpoint.alloc_root)?;
+            match self.alloc.hold_released(&self, &older.opened.checkpoint.alloc_root) {
+                // Pages that are given up cannot tell what the older slot needs; it is the first to be overwritten.
+                Err(Error::Tampered(_) | Error::Corrupt(_) | Error::Backend(_)) if self.has_made_pages() => {}
+                held => held?,
+            }
         }
         let (mut end, mut superseded) = (start, false);
         for group in &chain.groups[..keep] {
@@ -151,6 +164,8 @@ impl Store {
             self.replayed.damaged_slot = Some(older.index);
             self.generation.store(after_lost_slot(&newest.opened.checkpoint), Ordering::Relaxed);
         }
+        self.opened_at = self.base_generation();
+        self.correct_records()?;
         self.replayed.groups = keep as u64;
         self.replayed.dropped = (chain.groups.len() - keep) as u64 + u64::from(chain.torn);
         Ok(self)
@@ -286,7 +301,12 @@ fn build(
     }
     let limits = Limits::new(options, &header, &geometry);
     let generation = checkpoint.generation;
-    let allocator = Allocator::new(geometry, checkpoint.alloc_root, checkpoint.free_blocks, generation)?;
+    let made = options.corrections.as_ref().and_then(|corrections| corrections.allocation.as_ref());
+    let (alloc_root, free_blocks) = match made {
+        Some(made) => (made.root, geometry.free_blocks(&made.root)),
+        None => (checkpoint.alloc_root, checkpoint.free_blocks),
+    };
+    let allocator = Allocator::new(geometry, alloc_root, free_blocks, generation)?;
     allocator.set_reserve(limits.reserve_blocks);
     let node_size = usize::try_from(header.node_size_bytes).map_err(|_| Malformed::HeaderField("node size"))?;
     let layers = Layers {
@@ -335,6 +355,8 @@ fn build(
         layers: RwLock::new(layers),
         log: Mutex::new(log),
         generation: AtomicU64::new(last_generation(&checkpoint, damaged_slot)),
+        opened_at: Generation(last_generation(&checkpoint, damaged_slot)),
+        corrections: options.corrections.clone(),
         node_count: AtomicU64::new(checkpoint.nodes),
         slots: Mutex::new(Slots {
             newest_salt: newest.opened.salt,

@@ -40,6 +40,7 @@ fn open(backend: &Arc<MemoryBackend>, memory_bytes: usize) -> Store {
         abandon_anchor: false,
         volume_id: None,
         memory_bytes,
+        corrections: None,
         max_epochs: MAX_EPOCHS,
     };
     Store::open(backend.clone(), &key(), &options, &env()).unwrap()

@@ -340,5 +340,6 @@ fn store_options(options: &OpenOptions) -> StoreOptions {
         volume_id: options.volume_id,
         max_epochs: options.max_epochs,
         memory_bytes: options.memory_bytes,
+        corrections: None,
     }
 }

@@ -5,19 +5,19 @@ use crate::check::image::Image;
 use crate::check::log;
 
 /// The sample, closed.
-fn closed() -> Arc<MemoryBackend> {
+pub(crate) fn closed() -> Arc<MemoryBackend> {
     let (backend, store) = sample();
     store.close().unwrap();
     backend
 }
 
-fn image(backend: &Arc<MemoryBackend>) -> Image {
+pub(crate) fn image(backend: &Arc<MemoryBackend>) -> Image {
     let on = &mut |_| {};
     Image::open(backend.clone(), &key(), &env(), &mut Report::new(on)).unwrap().unwrap()
 }
 
 /// Seals the newest checkpoint again, changed.
-fn reseal(backend: &Arc<MemoryBackend>, change: impl FnOnce(&mut Checkpoint, &Image)) {
+pub(crate) fn reseal(backend: &Arc<MemoryBackend>, change: impl FnOnce(&mut Checkpoint, &Image)) {
     let image = image(backend);
     let mut checkpoint = image.checkpoint.clone();
     change(&mut checkpoint, &image);
@@ -25,13 +25,13 @@ fn reseal(backend: &Arc<MemoryBackend>, change: impl FnOnce(&mut Checkpoint, &Im
     write(backend, CHECKPOINT_SLOTS[usize::from(sealed.index)], &sealed.bytes[..]);
 }
 
-fn write(backend: &MemoryBackend, addr: BlockAddr, bytes: &[u8]) {
+pub(crate) fn write(backend: &MemoryBackend, addr: BlockAddr, bytes: &[u8]) {
     let mut buf = backend.buffer(bytes.len());
     buf.bytes_mut().copy_from_slice(bytes);
     backend.write_at(addr.0 * BLOCK_SIZE_U64, buf).unwrap();
 }
 
-fn flip(backend: &MemoryBackend, addr: BlockAddr, byte: usize) {
+pub(crate) fn flip(backend: &MemoryBackend, addr: BlockAddr, byte: usize) {
     let mut bytes = backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE).unwrap().bytes().to_vec();
     bytes[byte] ^= 1;
     write(backend, addr, &bytes);
@@ -167,7 +167,10 @@ fn what_the_host_cannot_read_is_named_and_the_rest_is_checked() {
     };
     let host = Arc::new(Hole(backend, addr));
     check(host, &key(), &CheckOptions::default(), &env(), on).unwrap();
-    assert_eq!(found, [Finding::Unreadable { addr, errno: 5 }, Finding::Incomplete {}]);
+    assert_eq!(
+        found,
+        [Finding::Unreadable { addr, errno: 5, loss: Some(Loss::Node { addr }) }, Finding::Incomplete {}]
+    );
 }
 
 #[test]
@@ -215,7 +218,7 @@ fn without_scrubbing_data_blocks_are_not_read() {
     assert_eq!(findings(&backend, false), []);
 }
 
-fn some_data(image: &Image) -> BlockAddr {
+pub(crate) fn some_data(image: &Image) -> BlockAddr {
     let key = Key::new(LARGE, Kind::Extent, 1);
     let chunk = crate::tree::get(image, image.root(FILES_TREE), key).unwrap().unwrap();
     match Chunk::decode(&chunk).unwrap().get(3) {
@@ -239,7 +242,7 @@ fn a_wrong_key_is_no_finding() {
 }
 
 /// The sample with three more commits, and where its log starts.
-fn logged() -> (Arc<MemoryBackend>, BlockAddr) {
+pub(crate) fn logged() -> (Arc<MemoryBackend>, BlockAddr) {
     let backend = closed();
     let store = open(&backend);
     for round in 0..3 {

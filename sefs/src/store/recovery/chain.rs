@@ -38,8 +38,9 @@ const FALSE_CLAIMS: u64 = 8;
 const LSN_END: u64 = 1 << 62;
 
 impl Store {
-    /// Follows the chain of groups from `start`, then looks for flushed groups behind its end.
-    pub(super) fn scan_log(&self, start: ChainPoint, clean: bool) -> Result<Chain> {
+    /// Follows the chain of groups from `start`, then looks for flushed groups behind its end. If that is at `cut`, what stands
+    /// behind is given up, and all before counts as flushed.
+    pub(super) fn scan_log(&self, start: ChainPoint, clean: bool, cut: Option<Lsn>) -> Result<Chain> {
         if start.lsn.0 >= LSN_END {
             return Err(Corrupt::Checkpoint("log start").into());
         }
@@ -52,7 +53,9 @@ impl Store {
             chain.groups.push(group);
         }
         chain.torn = self.torn_group(&at, start.lsn)?;
-        if !clean {
+        if cut == Some(at.lsn) {
+            (chain.flushed, chain.torn) = (at.lsn, false);
+        } else if !clean {
             let behind = self.flushed_behind(at.lsn, Lsn(start.lsn.0 + self.ring.blocks))?;
             if behind.is_some_and(|flushed| flushed > at.lsn) {
                 return Err(Tampered::LogGroup { lsn: at.lsn }.into());

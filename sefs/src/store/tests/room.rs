@@ -202,6 +202,7 @@ fn open_on(backend: Arc<Refusing>) -> Store {
         volume_id: None,
         memory_bytes,
         max_epochs: MAX_EPOCHS,
+        corrections: None,
     };
     Store::open(backend, &key(), &options, &env()).unwrap()
 }
