@@ -7,9 +7,9 @@ use crate::types::BLOCK_SIZE_U64;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const SMALLEST: u64 = 4 << 20;
-const NO_SPACE: Error = Error::Posix(Posix::NoSpace);
+pub(super) const NO_SPACE: Error = Error::Posix(Posix::NoSpace);
 
-fn write(store: &Store, first: u64, blocks: u64) -> Result<()> {
+pub(super) fn write(store: &Store, first: u64, blocks: u64) -> Result<()> {
     let mut tx = store.begin(Need::Data { blocks })?;
     tx.write(ObjectId(9), first, &vec![1; blocks as usize * BLOCK_SIZE])?;
     tx.finish();
@@ -193,7 +193,7 @@ fn nothing_is_written_by_whoever_began_before_the_latch() {
     assert_eq!(backend.writes.load(Ordering::SeqCst), writes);
 }
 
-fn open_on(backend: Arc<Refusing>) -> Store {
+pub(super) fn open_on(backend: Arc<Refusing>) -> Store {
     let memory_bytes = 4 << 20;
     let options = StoreOptions {
         read_only: false,
@@ -208,29 +208,46 @@ fn open_on(backend: Arc<Refusing>) -> Store {
 }
 
 /// A host that has no space for anything but the ring, the slots and the pages' homes, when it is told so.
-struct Refusing {
-    memory: Arc<MemoryBackend>,
-    refuse: AtomicBool,
+pub(super) struct Refusing {
+    pub(super) memory: Arc<MemoryBackend>,
+    pub(super) refuse: AtomicBool,
     /// Writes that still succeed.
-    after: AtomicU64,
+    pub(super) after: AtomicU64,
     writes: AtomicU64,
     /// Places that were asked for while it refused: each is decided once, for a place that the host gave stays given.
-    given: Mutex<alloc::collections::BTreeSet<u64>>,
+    pub(super) given: Mutex<alloc::collections::BTreeSet<u64>>,
+    /// A place that cannot be read.
+    pub(super) unreadable: Mutex<Option<u64>>,
     ring_end: u64,
 }
 
 impl Refusing {
-    fn new(size_bytes: u64) -> Refusing {
+    pub(super) fn new(size_bytes: u64) -> Refusing {
         let ring_end = (64 + crate::format::ring_blocks_for(size_bytes / BLOCK_SIZE_U64)) * BLOCK_SIZE_U64;
         let (refuse, after, writes) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-        Refusing { memory: format(size_bytes), refuse, after, writes, given: Mutex::default(), ring_end }
+        Refusing {
+            memory: format(size_bytes),
+            refuse,
+            after,
+            writes,
+            given: Mutex::default(),
+            unreadable: Mutex::default(),
+            ring_end,
+        }
     }
 }
 
 impl Backend for Refusing {
     fn submit(&self, batch: Batch) -> core::result::Result<Ticket, BackendError> {
         for io in &batch {
-            let Io::Write { offset_bytes, .. } = io else { continue };
+            let offset_bytes = match io {
+                Io::Write { offset_bytes, .. } => offset_bytes,
+                Io::Read { offset_bytes, .. } if *self.unreadable.lock() == Some(*offset_bytes) => {
+                    let operation = BackendOperation::Read;
+                    return Err(BackendError { operation, offset_bytes: *offset_bytes, errno: 5 });
+                }
+                Io::Read { .. } => continue,
+            };
             self.writes.fetch_add(1, Ordering::SeqCst);
             if self.refuse.load(Ordering::SeqCst)
                 && *offset_bytes >= self.ring_end
