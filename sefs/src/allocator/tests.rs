@@ -418,3 +418,38 @@ fn readers_keep_what_they_began_with() {
 fn spans_and_groups_agree() {
     assert_eq!([span(0), span(1), span(4)], [1, 64, 1 << 24]);
 }
+
+/// Pages that were made anew are all written by the first checkpoint, also those of groups in which nothing changes.
+#[test]
+fn made_pages_are_all_written() {
+    struct Over<'a>(&'a Disk, &'a Made);
+    impl PageIo for Over<'_> {
+        fn read_page(&self, level: u8, group: u64, at: BlockAddr, entry: &AllocEntry) -> Result<Box<[u8; BLOCK_SIZE]>> {
+            match self.1.page(level, group).filter(|_| is_made(entry)) {
+                Some(page) => Ok(Box::new(*page)),
+                None => self.0.read_page(level, group, at, entry),
+            }
+        }
+        fn write_page(
+            &self,
+            level: u8,
+            addr: BlockAddr,
+            page: &[u8; BLOCK_SIZE],
+            old: &AllocEntry,
+        ) -> Result<(EpochId, Nonce, Tag)> {
+            self.0.write_page(level, addr, page, old)
+        }
+    }
+    let (geometry, _, disk) = volume(70 * GROUP_BLOCKS);
+    let groups = [0, 3, 69];
+    let in_use = groups.iter().map(|group| (*group, Box::new([1 << 63; BLOCK_SIZE / 8]))).collect();
+    let made = Made::new(&geometry, &in_use, &BTreeMap::new());
+    let allocator = Allocator::new(geometry, made.root, geometry.free_blocks(&made.root), Generation(1)).unwrap();
+    allocator.freeze();
+    let root = allocator.write_pages(&Over(&disk, &made), None).unwrap();
+    assert!(!is_made(&root));
+    let used = disk.demand_whole(&geometry, &root);
+    for group in groups {
+        assert!(used[(group * GROUP_BLOCKS + 64 * 100 + 63) as usize], "group {group}");
+    }
+}
