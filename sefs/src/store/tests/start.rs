@@ -7,6 +7,7 @@ use super::*;
 use crate::backend::HostBuf;
 use crate::keys::slot_of;
 use crate::store::SLOT_ADDRS;
+use crate::types::BLOCK_SIZE_U64;
 
 /// A volume with some data that was closed, and where the older of its two slots stands.
 fn closed() -> (Arc<Refusing>, u8) {
