@@ -57,6 +57,18 @@ pub struct KeyArgs {
     /// Open exactly this packed image (not supported yet)
     #[arg(long, value_name = "HEX")]
     pub root_digest: Option<String>,
+    /// How to read and write the image: with pread, pwrite and fdatasync, or through io_uring (not supported yet)
+    #[arg(long, value_name = "HOW")]
+    pub io: Option<IoKind>,
+}
+
+/// How a file backend does its I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum IoKind {
+    /// pread, pwrite and fdatasync: the default.
+    Sync,
+    /// io_uring.
+    Uring,
 }
 
 /// A key that was read, and what else the caller demanded of the volume.
@@ -128,6 +140,10 @@ impl KeyArgs {
             "allow-development" => return Err(wrong("it takes no value".into())),
             "volume-id" => set_once(&mut self.volume_id, name, needed()?.parse().map_err(wrong)?)?,
             "anchor" => set_once(&mut self.anchor, name, needed()?.parse().map_err(wrong)?)?,
+            "io" => {
+                let kind = clap::ValueEnum::from_str(needed()?, false);
+                set_once(&mut self.io, name, kind.map_err(|_| wrong("it is sync or uring".into()))?)?;
+            }
             "root-digest" => set_once(&mut self.root_digest, name, needed()?.into())?,
             "abandon-anchor" if value.is_none() => self.abandon_anchor = true,
             "abandon-anchor" => return Err(wrong("it takes no value".into())),
@@ -148,6 +164,7 @@ impl KeyArgs {
             anchor: entry.anchor.as_deref().map(str::parse).transpose().map_err(wrong)?,
             abandon_anchor: false,
             root_digest: None,
+            io: None,
         })
     }
 
@@ -176,6 +193,11 @@ impl KeyArgs {
         if self.root_digest.is_some() {
             return Err(Failure::usage("--root-digest", "packed images are not supported by this release")
                 .way_out("open a volume with --key-file or --passphrase-file"));
+        }
+        if self.io == Some(IoKind::Uring) {
+            return Err(
+                Failure::usage("--io uring", "io_uring is not supported by this release").way_out("use --io sync")
+            );
         }
         if self.abandon_anchor && self.anchor.is_some() {
             return Err(Failure::usage("--abandon-anchor", "it contradicts --anchor").way_out("give one of the two"));

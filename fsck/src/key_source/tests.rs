@@ -149,6 +149,8 @@ fn what_is_not_supported_says_so() {
     assert!(folder.read(&args).err().unwrap().starts_with("--platform tpm: "));
     let args = KeyArgs { root_digest: Some("00".into()), ..KeyArgs::default() };
     assert!(folder.read(&args).err().unwrap().contains("packed images are not supported"));
+    let args = KeyArgs { io: Some(IoKind::Uring), ..KeyArgs::default() };
+    assert!(folder.read(&args).err().unwrap().contains("use --io sync"));
 }
 
 #[test]
@@ -159,6 +161,8 @@ fn mount_options_of_the_same_names() {
     assert_eq!(args.take_option("abandon-anchor", None), Ok(true));
     assert_eq!(args.take_option("allow_other", None), Ok(false));
     assert_eq!(args.take_option("allow-development", None), Ok(true));
+    assert_eq!(args.take_option("io", Some("sync")), Ok(true));
+    assert!(args.take_option("io", Some("fast")).unwrap_err().to_string().contains("sync or uring"));
     assert_eq!(args.take_option("share-file", Some("/1")), Ok(true));
     assert_eq!(args.take_option("share-file", Some("/2")), Ok(true));
     assert_eq!((args.allow_development, args.share_file.len()), (true, 2));
