@@ -177,6 +177,48 @@ fn a_checkpoint_without_space_at_the_host_is_taken_back() {
     assert_eq!(out, vec![1; BLOCK_SIZE]);
 }
 
+/// While a cut tries to seal what a host without space refuses, others begin operations. What it puts back and what they brought
+/// still fit one group, so that all of it is logged once the host has space.
+#[test]
+fn what_a_refused_cut_puts_back_still_fits_a_group() {
+    let backend = Arc::new(Refusing::new(SMALLEST));
+    let store = open_on(backend.clone());
+    write(&store, 0, 1).unwrap();
+    store.commit().unwrap();
+    backend.refuse.store(true, Ordering::SeqCst);
+    let operation = |object: u64, round: u64| -> Result<()> {
+        let mut tx = store.begin_with(Need::Data { blocks: 10 }, 40 << 10)?;
+        tx.write(ObjectId(object), round % 4 * 20, &vec![3; 10 * BLOCK_SIZE])?;
+        for part in 0..10 {
+            tx.put(Key::new(object, Kind::Xattr, round % 8 * 10 + part), vec![4; 4000]);
+        }
+        tx.finish();
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for object in [20, 30] {
+            let operation = &operation;
+            scope.spawn(move || {
+                for round in 0..400 {
+                    if let Err(failure) = operation(object, round) {
+                        assert_eq!(failure, NO_SPACE);
+                    }
+                }
+            });
+        }
+        for _ in 0..400 {
+            backend.given.lock().clear();
+            if let Err(failure) = store.commit() {
+                assert_eq!(failure, NO_SPACE);
+            }
+        }
+    });
+    store.check_latch().unwrap();
+    backend.refuse.store(false, Ordering::SeqCst);
+    store.commit().expect("all that was accepted can be logged");
+    store.close().unwrap();
+}
+
 /// An operation that began before the failure writes nothing after it.
 #[test]
 fn nothing_is_written_by_whoever_began_before_the_latch() {
