@@ -186,6 +186,7 @@ fn what_a_refused_cut_puts_back_still_fits_a_group() {
     write(&store, 0, 1).unwrap();
     store.commit().unwrap();
     backend.refuse.store(true, Ordering::SeqCst);
+    backend.stubborn.store(true, Ordering::SeqCst);
     let operation = |object: u64, round: u64| -> Result<()> {
         let mut tx = store.begin_with(Need::Data { blocks: 10 }, 40 << 10)?;
         tx.write(ObjectId(object), round % 4 * 20, &vec![3; 10 * BLOCK_SIZE])?;
@@ -207,7 +208,6 @@ fn what_a_refused_cut_puts_back_still_fits_a_group() {
             });
         }
         for _ in 0..400 {
-            backend.given.lock().clear();
             if let Err(failure) = store.commit() {
                 assert_eq!(failure, NO_SPACE);
             }
@@ -258,6 +258,8 @@ pub(super) struct Refusing {
     writes: AtomicU64,
     /// Places that were asked for while it refused: each is decided once, for a place that the host gave stays given.
     pub(super) given: Mutex<alloc::collections::BTreeSet<u64>>,
+    /// Refuses what it gave before, too.
+    stubborn: AtomicBool,
     /// A place that cannot be read.
     pub(super) unreadable: Mutex<Option<u64>>,
     ring_end: u64,
@@ -273,6 +275,7 @@ impl Refusing {
             after,
             writes,
             given: Mutex::default(),
+            stubborn: AtomicBool::new(false),
             unreadable: Mutex::default(),
             ring_end,
         }
@@ -293,9 +296,11 @@ impl Backend for Refusing {
             self.writes.fetch_add(1, Ordering::SeqCst);
             if self.refuse.load(Ordering::SeqCst)
                 && *offset_bytes >= self.ring_end
-                && self.given.lock().insert(*offset_bytes)
+                && (self.given.lock().insert(*offset_bytes) || self.stubborn.load(Ordering::SeqCst))
                 && self.after.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err()
             {
+                // Long enough for others to get between.
+                std::thread::sleep(core::time::Duration::from_millis(1));
                 return Err(BackendError {
                     operation: BackendOperation::Write,
                     offset_bytes: *offset_bytes,
