@@ -31,9 +31,6 @@ pub struct Arguments {
     /// Stay in the foreground and report errors on standard error (as mount.fuse.sefs: do everything but mount)
     #[arg(short, long)]
     pub(crate) foreground: bool,
-    /// How the image is read and written
-    #[arg(long, value_enum, default_value_t = Io::Sync)]
-    pub(crate) io: Io,
     /// Print one line of JSON about the volume once it is mounted
     #[arg(long)]
     pub(crate) json: bool,
@@ -63,16 +60,9 @@ const OPTIONS_HELP: &str = "Mount options:
   commit=SECONDS    how long a change may stay unflushed without fsync [default: 1]
   memory=SIZE       memory for caches of the volume [default: 64M]
   key-file=FILE, passphrase-file=FILE, share-file=FILE, platform=NAME:config=FILE, allow-development,
-  volume-id=UUID, anchor=KIND:PLACE, abandon-anchor
+  volume-id=UUID, anchor=KIND:PLACE, abandon-anchor, io=HOW
                     as the options of the same names
 Exit status: 0 mounted, 1 wrong usage, 2 system error, 4 internal error, 8 interrupted, 32 mount failed.";
-
-/// How a file or device is read and written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Io {
-    /// pread, pwrite and fdatasync
-    Sync,
-}
 
 /// A command line that makes sense.
 #[derive(Debug, Clone)]
@@ -101,11 +91,6 @@ impl Arguments {
             commit: commit(options.take_value("commit")?)?,
             memory_bytes: memory(options.take_value("memory")?)?,
         };
-        if let Some(io) = options.take_value("io")?
-            && io != "sync"
-        {
-            return Err(Failure::usage("option io", format_args!("'{io}' is not supported")).way_out("write io=sync"));
-        }
         // The first is always so; the others are what fstab lines for FUSE often carry, and mean nothing here.
         for known in ["default_permissions", "nonempty"] {
             options.take_flag(known)?;
@@ -203,7 +188,7 @@ mod tests {
         assert!(request(&["-o", "allow_root"]).unwrap_err().contains("option allow_root: it is not known"));
         assert!(request(&["-o", "commit=0"]).unwrap_err().contains("from 1 to 300"));
         assert!(request(&["-o", "memory=1M"]).unwrap_err().contains("less than 4M"));
-        assert!(request(&["-o", "io=uring"]).unwrap_err().contains("io=sync"));
+        assert!(request(&["-o", "io=fast"]).unwrap_err().contains("sync or uring"));
         assert!(request(&["-o", "remount"]).is_err());
     }
 
