@@ -16,14 +16,14 @@ use serde_json::{Value, json};
 
 use crate::image::ImageUse;
 use crate::invocation;
-use crate::key_source::KeyArgs;
+use crate::key_source::{Environment, KeyArgs};
 use crate::listing::{
     CopyError, copy_out, device_numbers, entries, kind_text, mode_text, resolve, time_text, write_name,
 };
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::opening::{Located, Unlocked};
-use crate::report::{Failure, Output, Tool, harden};
+use crate::report::{Failure, FailureKind, Output, Tool, harden};
 use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_label, stat_text};
 use crate::size;
 
@@ -85,7 +85,7 @@ enum Look {
 /// Runs the tool: `args` start with the program's name.
 pub fn run(args: &[OsString]) -> ExitCode {
     harden();
-    let args: DebugArgs = match invocation::parse(args, ExitCode::from(2)) {
+    let args: DebugArgs = match invocation::parse(args, WRONG_USAGE.into()) {
         Ok(args) => args,
         Err(exit) => return exit,
     };
@@ -94,11 +94,16 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             TOOL.fail(&failure);
-            ExitCode::FAILURE
+            match failure.kind() {
+                FailureKind::Usage => WRONG_USAGE.into(),
+                FailureKind::Operational => ExitCode::FAILURE,
+            }
         }
     }
 }
 
+/// The exit code of a command line that makes no sense.
+const WRONG_USAGE: u8 = 2;
 const TOOL: Tool = Tool("debug.sefs");
 /// Listings go out in pieces of about that many bytes.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -116,8 +121,8 @@ impl Debug {
     fn run(&mut self) -> Result<(), Failure> {
         self.args.key = MountOptions::key_args(&self.args.options, &self.args.key)?;
         let located = Located::open(&self.args.image, ImageUse::ReadOnly)?;
-        let without_key = matches!(self.args.look, Look::Super | Look::Slots) && !self.key_is_named();
-        if without_key {
+        let needs_none = matches!(self.args.look, Look::Super | Look::Slots);
+        if needs_none && !self.args.key.names_key(&self.args.image, &Environment::host())? {
             return self.header(&located.header, None);
         }
         let unlocked = located.unlock(&self.args.key, TOOL)?;
@@ -132,15 +137,6 @@ impl Debug {
             Look::Space => self.space(&volume),
             Look::RootDigest => self.root_digest(&unlocked, &volume.info()),
         }
-    }
-
-    /// Whether any source of a key is named, on the command line or elsewhere.
-    fn key_is_named(&self) -> bool {
-        let key = &self.args.key;
-        key.key_file.is_some()
-            || key.passphrase_file.is_some()
-            || key.platform.is_some()
-            || std::env::var_os("SEFS_KEY_FILE").is_some()
     }
 
     fn ls(&mut self, volume: &Volume, path: &OsString) -> Result<(), Failure> {

@@ -51,7 +51,7 @@ pub struct KeyArgs {
     /// Where the volume's newest state is kept, to detect rollback (file:PATH)
     #[arg(long, value_name = "KIND:PLACE")]
     pub anchor: Option<AnchorSpec>,
-    /// Open an anchored volume without its anchor, and give up protection against rollback
+    /// Open an anchored volume without its anchor, and give up protection against rollback: for good, once it is written to
     #[arg(long)]
     pub abandon_anchor: bool,
     /// Open exactly this packed image (not supported yet)
@@ -75,6 +75,8 @@ pub enum IoKind {
 pub struct KeySource {
     secret: SlotSecret,
     place: String,
+    /// The files that it was read from.
+    pub files: Vec<PathBuf>,
     /// Lines that the tool prints with [`crate::Tool::warn`].
     pub warnings: Vec<String>,
     /// The volume that must be found.
@@ -115,11 +117,15 @@ impl KeyArgs {
             (None, Some(path)) => Origin::File(Place::key_file(path.into(), KEY_FILE_VARIABLE)),
             (None, None) => Origin::of(&table)?.ok_or_else(|| no_key(image))?,
         };
-        let (secret, warnings) = origin.read(self.allow_development || table.allow_development)?;
+        let (secret, mut warnings) = origin.read(self.allow_development || table.allow_development)?;
         let abandon_anchor = self.abandon_anchor;
+        if abandon_anchor {
+            warnings.push(ABANDONED.into());
+        }
         let anchor = self.anchor.clone().or(table.anchor).filter(|_| !abandon_anchor);
         let volume_id = self.volume_id.or(table.volume_id);
-        Ok(KeySource { secret, place: origin.described(), warnings, volume_id, anchor, abandon_anchor })
+        let (place, files) = (origin.described(), origin.files());
+        Ok(KeySource { secret, place, files, warnings, volume_id, anchor, abandon_anchor })
     }
 
     /// Takes a mount option over. `false`: the option is not one of these.
@@ -177,9 +183,27 @@ impl KeyArgs {
             },
             Ok(None) => Ok(KeyArgs::default()),
             // A table that this user may not read concerns nobody who brought a key.
-            Err(failure) if failure.kind() == FailureKind::Operational && self.has_key() => Ok(KeyArgs::default()),
+            Err(failure) if failure.kind() == FailureKind::Operational && self.brings_key(environment) => {
+                Ok(KeyArgs::default())
+            }
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Whether a key for `image` is named anywhere. A table that this user may not read names none.
+    pub fn names_key(&self, image: &Path, environment: &Environment) -> Result<bool, Failure> {
+        if self.brings_key(environment) {
+            return Ok(true);
+        }
+        match self.table_entry(image, environment) {
+            Ok(table) => Ok(table.has_key()),
+            Err(failure) if failure.kind() == FailureKind::Operational => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn brings_key(&self, environment: &Environment) -> bool {
+        self.has_key() || environment.key_file.is_some()
     }
 
     fn has_key(&self) -> bool {
@@ -303,6 +327,14 @@ impl Origin {
         }
     }
 
+    fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Origin::File(place) => vec![place.path.clone()],
+            Origin::Shares(places) => places.iter().map(|place| place.path.clone()).collect(),
+            Origin::Platform(_) => Vec::new(),
+        }
+    }
+
     fn described(&self) -> String {
         match self {
             Origin::File(place) => place.described(),
@@ -368,7 +400,9 @@ impl Place {
             let mut raw = Zeroizing::new(vec![0; digits.len() / 2]);
             decode_hex(digits, &mut raw).map(|()| raw)
         });
-        let raw = decoded.ok_or_else(|| self.refused("it is no recovery share"))?;
+        let raw = decoded.ok_or_else(|| {
+            self.refused("it is no recovery share").way_out("give a file that sealing slots add --share-dir wrote")
+        })?;
         let share = Share::decode(&raw).map_err(|error| {
             self.refused(error).way_out("use another share; this one was changed, or never was one")
         })?;
@@ -468,7 +502,9 @@ fn no_key(image: &Path) -> Failure {
 }
 
 const KEY_FILE_VARIABLE: &str = "SEFS_KEY_FILE";
-const ONE_OF: &str = "give --key-file FILE or --passphrase-file FILE";
+const ONE_OF: &str = "give --key-file FILE or --passphrase-file FILE, or name the key in /etc/sefs.toml";
+const ABANDONED: &str = "--abandon-anchor: an older state of this volume would not be noticed; once something is written to it, \
+     it has no anchor any more";
 /// What stands before the hex digits of a share.
 pub const SHARE_PREFIX: &str = "sealing-share-1:";
 const MAX_SECRET_LEN: usize = 65_536;

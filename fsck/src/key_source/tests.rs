@@ -125,6 +125,21 @@ fn options_win_over_the_variable_and_the_variable_over_the_table() {
     assert!(same(&folder.read(&KeyArgs { key_file: Some(one), ..none }).unwrap(), &raw(1)));
 }
 
+/// Somebody else's table is no reason to refuse whoever brings a key, by the command line or by the variable.
+#[test]
+fn a_table_that_cannot_be_read_concerns_nobody_with_a_key() {
+    let mut folder = Folder::new();
+    let key = folder.file("1", [1; 32]);
+    // What no user can read as a file.
+    fs::create_dir(folder.path("sefs.toml")).unwrap();
+    let none = KeyArgs::default();
+    assert!(folder.read(&none).is_err());
+    assert!(!none.names_key(&folder.path("a.sefs"), &folder.environment).unwrap());
+    assert!(folder.read(&KeyArgs { key_file: Some(key.clone()), ..KeyArgs::default() }).is_ok());
+    folder.environment.key_file = Some(key.into());
+    assert!(same(&folder.read(&none).unwrap(), &raw(1)));
+}
+
 #[test]
 fn the_table_pins_what_the_command_line_leaves_open() {
     let folder = Folder::new();
