@@ -41,6 +41,7 @@ pub fn parse<T: Parser>(args: &[OsString], usage_exit: ExitCode) -> Result<T, Ex
     match args {
         [_, option, kind] if option == generate => return Err(print(&mut command, kind, usage_exit)),
         [_, option, kind, folder] if option == generate && kind == OsStr::new("man") => {
+            let mut command = command.disable_help_subcommand(true);
             command.build();
             return Err(match write_pages(&command, Path::new(folder)) {
                 Ok(()) => ExitCode::SUCCESS,

@@ -112,10 +112,10 @@ impl KeyArgs {
     pub fn key_source_in(&self, image: &Path, environment: &Environment) -> Result<KeySource, Failure> {
         self.refuse_unsupported()?;
         let table = self.table_entry(image, environment)?;
-        let origin = match (Origin::of(self)?, &environment.key_file) {
+        let origin = match (Origin::of(self, &OPTIONS)?, &environment.key_file) {
             (Some(origin), _) => origin,
             (None, Some(path)) => Origin::File(Place::key_file(path.into(), KEY_FILE_VARIABLE)),
-            (None, None) => Origin::of(&table)?.ok_or_else(|| no_key(image))?,
+            (None, None) => Origin::of(&table, &TABLE)?.ok_or_else(|| no_key(image))?,
         };
         let (secret, mut warnings) = origin.read(self.allow_development || table.allow_development)?;
         let abandon_anchor = self.abandon_anchor;
@@ -311,18 +311,32 @@ enum Origin {
     Shares(Vec<Place>),
 }
 
+/// What the places of keys are called where they were named.
+struct Names {
+    key_file: &'static str,
+    passphrase_file: &'static str,
+    all: &'static str,
+}
+
+const OPTIONS: Names = Names { key_file: "--key-file", passphrase_file: "--passphrase-file", all: "key options" };
+const TABLE: Names = Names {
+    key_file: "key-file of /etc/sefs.toml",
+    passphrase_file: "passphrase-file of /etc/sefs.toml",
+    all: "/etc/sefs.toml",
+};
+
 impl Origin {
-    /// The one origin that `args` name, if any.
-    fn of(args: &KeyArgs) -> Result<Option<Origin>, Failure> {
+    /// The one origin that `args` name, if any; `names` are those of their fields, where the caller wrote them.
+    fn of(args: &KeyArgs, names: &Names) -> Result<Option<Origin>, Failure> {
         let place = |kind, named_by| move |path: &PathBuf| Place { path: path.clone(), kind, named_by };
-        let key = args.key_file.as_ref().map(place(SlotKind::RawKey, "--key-file")).map(Origin::File);
-        let passphrase = args.passphrase_file.as_ref().map(place(SlotKind::Passphrase, "--passphrase-file"));
+        let key = args.key_file.as_ref().map(place(SlotKind::RawKey, names.key_file)).map(Origin::File);
+        let passphrase = args.passphrase_file.as_ref().map(place(SlotKind::Passphrase, names.passphrase_file));
         let platform = args.platform.clone().map(Origin::Platform);
         let shares: Vec<Place> = args.share_file.iter().map(place(SlotKind::Shares, "--share-file")).collect();
         let shares = (!shares.is_empty()).then_some(Origin::Shares(shares));
         let mut named = [key, passphrase.map(Origin::File), platform, shares].into_iter().flatten();
         match (named.next(), named.next()) {
-            (_, Some(_)) => Err(Failure::usage("key", "more than one source is given").way_out(ONE_OF)),
+            (_, Some(_)) => Err(Failure::usage(names.all, "more than one key is named").way_out("name one")),
             (one, None) => Ok(one),
         }
     }

@@ -399,6 +399,11 @@ impl Mkfs {
                     if is_device(&self.args.image) { "the device holds no volume now" } else { "nothing was made" };
                 Failure::new(self.args.image.display(), format!("interrupted; {left}")).way_out("run it again")
             }
+            PopulateError::Source(what) if self.args.from.as_deref() == Some(&*what.path) => Failure::new(
+                escaped(what.path.as_os_str().as_encoded_bytes()),
+                format!("it cannot be read: {}", what.errno.desc()),
+            )
+            .way_out("name a directory that can be read"),
             PopulateError::Source(what) => Failure::new(
                 escaped(what.path.as_os_str().as_encoded_bytes()),
                 format!("it cannot be read: {}", what.errno.desc()),

@@ -107,7 +107,7 @@ fn exactly_one_source() {
     let folder = Folder::new();
     let (key, pass) = (folder.file("key", [7; 32]), folder.file("pass", "x"));
     let both = KeyArgs { key_file: Some(key), passphrase_file: Some(pass), ..KeyArgs::default() };
-    assert!(folder.read(&both).err().unwrap().contains("more than one source"));
+    assert!(folder.read(&both).err().unwrap().contains("more than one key"));
     assert!(folder.read(&KeyArgs::default()).err().unwrap().contains("no key is given; give --key-file"));
     let gone = KeyArgs { key_file: Some(folder.path("gone")), ..KeyArgs::default() };
     assert!(folder.read(&gone).err().unwrap().contains("No such file"));
