@@ -24,6 +24,7 @@ pub mod interrupt;
 pub mod invocation;
 pub mod key_source;
 pub mod listing;
+pub mod manifests;
 pub mod mkfs;
 pub mod mount_options;
 pub mod names;
