@@ -106,6 +106,30 @@ fn over_failed_writes() {
     }
     assert!(failures > 20, "only {failures} requests failed");
     ledger.assert_clean("over failed writes");
+}
+
+/// A host that has no space refuses one write, each in turn, and what was sealed for it is sealed again: with other counters.
+#[test]
+fn over_a_host_without_space() {
+    let seed = seed("over_a_host_without_space", 8);
+    let ledger = Ledger::default();
+    let (mut refused, mut dice) = (0, Dice::new(seed));
+    for after in 0..scaled(60, 200) as u64 {
+        let world = world(&ledger, seed + after);
+        let disk = Recorder::plain(world.format(SIZE));
+        let plan = Plan { what: Fails::Write, after, for_ever: false, errno: 28 };
+        let faulty = Arc::new(Faulty::new(disk, Some(plan), dice.next()));
+        let volume = world.open(faulty.clone(), &small_memory()).expect("opening writes nothing");
+        for step in 0..8 {
+            drop(scribble(&volume, dice.below(4)));
+            // Much later, so that a checkpoint is due.
+            world.clock.set(100 * (step + 1));
+            drop(volume.work(true));
+        }
+        refused += faulty.failures();
+    }
+    assert!(refused > 20, "only {refused} requests failed");
+    ledger.assert_clean("over a host without space");
     assert_eq!(ledger.counters_used_twice(), 0, "a counter came back");
 }
 
