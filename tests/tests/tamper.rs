@@ -7,7 +7,7 @@ use sefs::error::{Error, Incompatible, Malformed, Tampered};
 use sefs::keys::VolumeKey;
 use sefs::types::InodeNo;
 use sefs::vfs::{Caller, FileKind, NewInode, Notice, OpenOptions, Volume, WriteMode, XattrMode};
-use sefs_tests::attack::{Attack, blames_the_host};
+use sefs_tests::attack::{Attack, blames_the_host, consistent};
 use sefs_tests::disk::{Disk, PAGE};
 use sefs_tests::image::{HEADER_PAGES, Image, SIZE, SLOT_PAGES, SMALL_SIZE, fill, make, read_only};
 use sefs_tests::recorder::{Event, Recorder};
@@ -157,6 +157,25 @@ fn a_flip_in_a_confirmed_group_is_tampering() {
         }
     }
     assert!(checked > 0);
+}
+
+/// The data of a group that a later one confirmed are missed where they are read; no operation is gone for it.
+#[test]
+fn a_flip_in_the_data_of_a_confirmed_group_cuts_nothing() {
+    let image = Image::dropped();
+    let groups = image.live_groups();
+    let is_head = |page: &&u64| image.disk.page(**page).starts_with(b"SEFSgrp1");
+    let data: Vec<u64> = groups[..groups.len() - 1].iter().flatten().filter(|page| !is_head(page)).copied().collect();
+    assert!(data.len() > 3, "the image should have groups with data");
+    for page in data {
+        let mut disk = image.disk.clone();
+        disk.flip(page * PAGE as u64 + 100, 4);
+        match image.world.open(Arc::new(Recorder::plain(disk)), &read_only()) {
+            Err(error) => assert!(matches!(error, Error::Tampered(_)), "page {page}: {error:?}"),
+            Ok(volume) => consistent(&walk_all(&volume), &image.expected)
+                .unwrap_or_else(|difference| panic!("page {page}: not the newest state:\n{difference}")),
+        }
+    }
 }
 
 /// The last group may be torn by a crash, so its loss mounts; the mount says what it dropped.
