@@ -3,7 +3,12 @@
 //! A lock whose holder panicked stays usable: what it guards is either swapped as a whole or checked by its readers, and
 //! a volume that stops answering is no safer than one that goes on. Lock order is the business of those who lock.
 
-#[cfg(feature = "std")]
+#[cfg(all(test, feature = "std"))]
+pub(crate) mod explored;
+
+#[cfg(all(test, feature = "std"))]
+pub(crate) use explored::{Condvar, Mutex, RwLock, RwLockWriteGuard};
+#[cfg(all(not(test), feature = "std"))]
 pub(crate) use sleeping::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 #[cfg(not(feature = "std"))]
 pub(crate) use spinning::{Condvar, Mutex, RwLock, RwLockWriteGuard};

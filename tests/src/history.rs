@@ -50,6 +50,11 @@ impl History {
         (history, outcome)
     }
 
+    /// The numbers of the states that were acknowledged as durable, rising.
+    pub fn acknowledged(&self) -> Vec<usize> {
+        self.spans.iter().enumerate().filter(|(_, span)| span.durable).map(|(op, _)| op + 1).collect()
+    }
+
     /// The states that a crash after `count` events may leave: from the last one that was acknowledged as durable to
     /// the one that the operation under way would have made.
     pub fn allowed(&self, count: usize) -> RangeInclusive<usize> {

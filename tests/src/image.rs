@@ -82,7 +82,8 @@ impl Image {
         let (history, outcome) = History::of(&mut stage, &disk, &small_ops());
         outcome.expect("a healthy disk");
         let last = history.states.len() - 1;
-        let before = history.spans[..last - 1].iter().rposition(|span| span.durable).expect("there are several") + 1;
+        let acknowledged = history.acknowledged();
+        let before = acknowledged[acknowledged.len() - 2];
         let unconfirmed = if policy == Some(AnchorPolicy::Strict) { last..last } else { before..last };
         let image = Image {
             world,
@@ -133,6 +134,19 @@ impl Image {
         }
         groups.retain(|pages| !pages.is_empty());
         groups
+    }
+
+    /// States that a reader may see of the image with these pages spoilt: those after the last group behind which every
+    /// group was hit. None with an anchor, and none if the last group was not hit.
+    pub fn cut_short(&self, history: &History, spoilt: &[u64]) -> Vec<Tree> {
+        let hit = |group: &&Vec<u64>| group.iter().any(|page| spoilt.contains(page));
+        let lost = self.live_groups().iter().rev().take_while(hit).count();
+        if lost == 0 || self.anchor.is_some() {
+            return Vec::new();
+        }
+        let last = history.states.len() - 1;
+        let acknowledged = history.acknowledged();
+        history.states[acknowledged[acknowledged.len() - 1 - lost]..last].to_vec()
     }
 
     /// Pages that hold something or that a reader asks for.

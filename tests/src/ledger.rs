@@ -43,6 +43,21 @@ impl Ledger {
         assert!(reuses.is_empty(), "{context}: {} nonce reuses, the first: {}", reuses.len(), reuses[0]);
     }
 
+    /// Counters, the last four bytes of a nonce, that one key used for two inputs. A machine burns each before any I/O is
+    /// tried, so that whatever the host refuses, none comes back; the random part of the nonce is there for clones.
+    pub fn counters_used_twice(&self) -> usize {
+        let shared = self.lock();
+        let mut used: HashMap<([u8; 32], [u8; 4]), [u8; 32]> = HashMap::new();
+        // Keys of one message have no counter.
+        let counted = shared.sealed.iter().filter(|((_, nonce), _)| *nonce != Nonce::default());
+        let mut twice = 0;
+        for ((key, nonce), input) in counted {
+            let counter = [nonce[8], nonce[9], nonce[10], nonce[11]];
+            twice += usize::from(used.insert((*key, counter), *input).is_some());
+        }
+        twice
+    }
+
     /// A suite that writes into this ledger and leaves the work to `inner`.
     pub fn suite(&self, inner: Arc<dyn Suite>) -> Arc<dyn Suite> {
         Arc::new(LedgerSuite { inner, ledger: self.clone() })

@@ -52,6 +52,11 @@ impl SeededRng {
     pub fn new(seed: u64) -> SeededRng {
         SeededRng(Mutex::new(Dice::new(seed)))
     }
+
+    /// From now on its bytes follow from another seed: what comes out of the hardware of a machine that was cloned as it ran.
+    pub fn part(&self, seed: u64) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Dice::new(seed);
+    }
 }
 
 impl Rng for SeededRng {
@@ -90,6 +95,12 @@ impl World {
     /// The same world with other random bytes: what a clone of a machine gets.
     pub fn reseeded(&self, seed: u64) -> World {
         let env = Env { rng: Arc::new(SeededRng::new(seed)), ..self.env.clone() };
+        World { env, clock: self.clock.clone() }
+    }
+
+    /// The same world with this generator.
+    pub fn with_rng(&self, rng: Arc<SeededRng>) -> World {
+        let env = Env { rng, ..self.env.clone() };
         World { env, clock: self.clock.clone() }
     }
 

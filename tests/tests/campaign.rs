@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sefs::error::{Error, Tampered};
 use sefs::types::InodeNo;
 use sefs::vfs::{FileKind, Notice};
 use sefs_tests::campaign::{Campaign, Failure, crash, storm, tamper};
@@ -80,6 +81,40 @@ fn the_older_slot_put_back_is_a_lost_slot() {
         assert!(!volume.info().notices.iter().any(|notice| matches!(notice, Notice::DamagedSlot { .. })));
     }
     assert!(reported > 0, "no run took a block that was held back");
+}
+
+/// The host puts the older slot back in place of the newest, and the other one is gone too: a group tells of a checkpoint that
+/// stood where the old one stands. What is missing are the slots, and that is what the error names.
+#[test]
+fn both_newer_checkpoints_gone_are_missed() {
+    let mut told = 0;
+    for rounds in 2..8u16 {
+        let (mut stage, disk) = Stage::new(8 << 20, &small_memory(), 87);
+        let mut ops = vec![Op::Make((0, 0), Making::File, 0o600)];
+        for round in 0..rounds {
+            ops.extend([Op::SetMode(0, 0o700 + round), Op::Write(0, 0, 9000, u32::from(round)), Op::Work(true)]);
+        }
+        ops.extend([Op::Write(0, 0, 9000, 77), Op::Sync]);
+        let (history, outcome) = History::of(&mut stage, &disk, &ops);
+        outcome.expect("a healthy disk");
+        let world = stage.world.clone();
+        drop(stage);
+        let is_slot = |offset_bytes: &u64| SLOT_PAGES.contains(&(offset_bytes / PAGE as u64));
+        let slots = history.recording.events.iter().filter_map(|event| match event {
+            Event::Write { offset_bytes, data } if is_slot(offset_bytes) => Some((*offset_bytes, data.clone())),
+            _ => None,
+        });
+        let slots: Vec<_> = slots.collect();
+        let [.., (place, older), (between, _), (newest, _)] = &slots[..] else { continue };
+        assert_eq!(place, newest, "slots take turns");
+        let mut back = disk.disk();
+        back.write(*place, older);
+        back.write(*between, &[0; PAGE]);
+        let opened = world.reseeded(1).open(Arc::new(Recorder::plain(back)), &small_memory());
+        assert_eq!(opened.err(), Some(Error::Tampered(Tampered::CheckpointSlots)), "{rounds} rounds");
+        told += 1;
+    }
+    assert!(told > 3);
 }
 
 /// A checkpoint copies blocks from the log to their homes. One wrong answer on the way loses nothing that was acknowledged:

@@ -12,7 +12,7 @@ use sefs_tests::op::{Op, Profile, sequence};
 use sefs_tests::recorder::Recorder;
 use sefs_tests::seed::{Dice, scaled, seed};
 use sefs_tests::stage::Stage;
-use sefs_tests::world::{World, small_memory};
+use sefs_tests::world::{SeededRng, World, small_memory};
 
 const PROFILE: Profile = Profile { atomic: false, largest: 150_000, huge: false, remounts: true };
 const SIZE: u64 = 16 << 20;
@@ -108,6 +108,31 @@ fn over_failed_writes() {
     ledger.assert_clean("over failed writes");
 }
 
+/// A host that has no space refuses one write, each in turn, and what was sealed for it is sealed again: with other counters.
+#[test]
+fn over_a_host_without_space() {
+    let seed = seed("over_a_host_without_space", 8);
+    let ledger = Ledger::default();
+    let (mut refused, mut dice) = (0, Dice::new(seed));
+    for after in 0..scaled(60, 200) as u64 {
+        let world = world(&ledger, seed + after);
+        let disk = Recorder::plain(world.format(SIZE));
+        let plan = Plan { what: Fails::Write, after, for_ever: false, errno: 28 };
+        let faulty = Arc::new(Faulty::new(disk, Some(plan), dice.next()));
+        let volume = world.open(faulty.clone(), &small_memory()).expect("opening writes nothing");
+        for step in 0..8 {
+            drop(scribble(&volume, dice.below(4)));
+            // Much later, so that a checkpoint is due.
+            world.clock.set(100 * (step + 1));
+            drop(volume.work(true));
+        }
+        refused += faulty.failures();
+    }
+    assert!(refused > 20, "only {refused} requests failed");
+    ledger.assert_clean("over a host without space");
+    assert_eq!(ledger.counters_used_twice(), 0, "a counter came back");
+}
+
 /// Two machines go on from one image; only their hardware generators differ.
 #[test]
 fn over_cloned_images() {
@@ -125,6 +150,35 @@ fn over_cloned_images() {
         }
     }
     ledger.assert_clean("over clones");
+}
+
+/// A machine is cloned while it has the volume mounted: both know the same keys and count alike. From then on only their
+/// hardware generators differ, and that is enough.
+#[test]
+fn over_machines_cloned_as_they_run() {
+    let seed = seed("over_machines_cloned_as_they_run", 7);
+    for round in 0..scaled(6, 300) as u64 {
+        let ledger = Ledger::default();
+        let world = world(&ledger, seed + round);
+        let image = world.format(SIZE);
+        let clones = [1, 2].map(|clone| {
+            let rng = Arc::new(SeededRng::new(seed + round));
+            let host = Recorder::new(image.clone());
+            let volume = world.with_rng(rng.clone()).open(Arc::new(host.clone()), &small_memory()).expect("it mounts");
+            scribble(&volume, round).expect("a healthy disk");
+            let position = host.position();
+            let before = host.disk().print(&image);
+            rng.part(seed + 1000 + clone);
+            for mark in 0..5 {
+                scribble(&volume, 100 * clone + mark).expect("a healthy disk");
+                volume.work(true).expect("a healthy disk");
+            }
+            (position, before)
+        });
+        assert_eq!(clones[0], clones[1], "until they part they are one machine");
+        assert!(ledger.counters_used_twice() > 10, "they seal with the same keys");
+        ledger.assert_clean("over machines that were cloned as they ran");
+    }
 }
 
 /// The ledger's own test: clones whose generators are the same too do reuse nonces, and the ledger says so.

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use sefs::error::{Error, Incompatible, Malformed, Tampered};
 use sefs::keys::VolumeKey;
 use sefs::types::InodeNo;
-use sefs::vfs::{Caller, FileKind, Notice, OpenOptions, Volume, WriteMode};
-use sefs_tests::attack::{Attack, blames_the_host};
+use sefs::vfs::{Caller, FileKind, NewInode, Notice, OpenOptions, Volume, WriteMode, XattrMode};
+use sefs_tests::attack::{Attack, blames_the_host, consistent};
 use sefs_tests::disk::{Disk, PAGE};
-use sefs_tests::image::{HEADER_PAGES, Image, SIZE, SLOT_PAGES, fill, make, read_only};
-use sefs_tests::recorder::Recorder;
+use sefs_tests::image::{HEADER_PAGES, Image, SIZE, SLOT_PAGES, SMALL_SIZE, fill, make, read_only};
+use sefs_tests::recorder::{Event, Recorder};
 use sefs_tests::seed::{Dice, long, scaled, seed};
 use sefs_tests::stage::filling;
 use sefs_tests::walk::{walk, walk_all};
-use sefs_tests::world::{World, format_options, key, small_memory};
+use sefs_tests::world::{SeededRng, World, format_options, key, small_memory};
 
 fn flips(image: &Image, test: &str) {
     let seed = seed(test, 41);
@@ -159,6 +159,25 @@ fn a_flip_in_a_confirmed_group_is_tampering() {
     assert!(checked > 0);
 }
 
+/// The data of a group that a later one confirmed are missed where they are read; no operation is gone for it.
+#[test]
+fn a_flip_in_the_data_of_a_confirmed_group_cuts_nothing() {
+    let image = Image::dropped();
+    let groups = image.live_groups();
+    let is_head = |page: &&u64| image.disk.page(**page).starts_with(b"SEFSgrp1");
+    let data: Vec<u64> = groups[..groups.len() - 1].iter().flatten().filter(|page| !is_head(page)).copied().collect();
+    assert!(data.len() > 3, "the image should have groups with data");
+    for page in data {
+        let mut disk = image.disk.clone();
+        disk.flip(page * PAGE as u64 + 100, 4);
+        match image.world.open(Arc::new(Recorder::plain(disk)), &read_only()) {
+            Err(error) => assert!(matches!(error, Error::Tampered(_)), "page {page}: {error:?}"),
+            Ok(volume) => consistent(&walk_all(&volume), &image.expected)
+                .unwrap_or_else(|difference| panic!("page {page}: not the newest state:\n{difference}")),
+        }
+    }
+}
+
 /// The last group may be torn by a crash, so its loss mounts; the mount says what it dropped.
 #[test]
 fn a_flip_in_the_last_group_drops_it_and_says_so() {
@@ -244,6 +263,94 @@ fn hostile_headers() {
     }
     assert_eq!(with(0, b"XXXXXXXX"), Some(Error::Malformed(Malformed::NotSefs)));
     assert_eq!(with(8, &7u16.to_le_bytes()), Some(Error::Incompatible(Incompatible::FormatVersion(7))));
+}
+
+/// A machine is cloned as it runs, so that both halves seal with the same keys. A group of the other half in place of ours
+/// opens under its key, and stands where it says; that it follows another group than ours is what gives it away.
+#[test]
+fn groups_of_a_cloned_machine_do_not_continue_our_log() {
+    let world = World::new(6);
+    let image = world.format(SMALL_SIZE);
+    let halves = [1, 2].map(|half| {
+        let rng = Arc::new(SeededRng::new(6));
+        let host = Recorder::new(image.clone());
+        let volume = world.with_rng(rng.clone()).open(Arc::new(host.clone()), &small_memory()).expect("a fresh volume");
+        let files = ["a", "b"].map(|name| fill(&volume, InodeNo::ROOT, name, 0, 100));
+        volume.sync().expect("a healthy disk");
+        rng.part(half);
+        let mut cuts = Vec::new();
+        for ino in files {
+            let data = filling(half as u32, 9000);
+            volume.write(&Caller::root(), ino, 0, &data, WriteMode::Direct).expect("a healthy disk");
+            volume.sync().expect("a healthy disk");
+            cuts.push((host.position(), walk(&volume).expect("a healthy disk")));
+        }
+        (host.recording(), cuts)
+    });
+    let [(ours, cuts), (theirs, _)] = halves;
+    let (first, second) = (ours.prefix(cuts[0].0), ours.prefix(cuts[1].0));
+    assert_ne!(cuts[0].1, cuts[1].1);
+    let other = theirs.prefix(cuts[1].0);
+    // What the second group wrote, as the other half has it, behind our first.
+    let pages: Vec<u64> =
+        (0..SMALL_SIZE / PAGE as u64).filter(|page| first.page(*page) != second.page(*page)).collect();
+    assert!(!pages.is_empty());
+    let mut mixed = first.clone();
+    pages.iter().for_each(|page| mixed.put_page(*page, other.page(*page)));
+    assert_ne!(mixed.print(&image), second.print(&image), "the halves differ");
+    let volume = world.open(Arc::new(Recorder::plain(mixed)), &read_only()).expect("our log ends with our first group");
+    assert_eq!(walk(&volume).expect("our own state"), cuts[0].1);
+}
+
+/// The header is gone, and the host says that the image is as long as it likes: looking for the replica ends soon all the same.
+#[test]
+fn a_length_that_is_a_lie_costs_little() {
+    let image = Image::closed();
+    let mut disk = image.disk.clone();
+    (0..HEADER_PAGES).for_each(|page| disk.put_page(page, [0xee; PAGE]));
+    disk.set_len(1 << 40);
+    let host = Recorder::plain(disk);
+    host.limit_reads(1000);
+    let error = image.world.open(Arc::new(host.clone()), &read_only()).err();
+    assert_eq!(error, Some(Error::Malformed(Malformed::NotSefs)));
+    assert!(!host.read_limit_passed(), "reads as far as the host tells it to");
+}
+
+/// P1: whatever a volume holds, the host sees none of it in the clear.
+#[test]
+fn nothing_that_can_be_read_reaches_the_host() {
+    let world = World::new(7);
+    let host = Recorder::new(world.format(SMALL_SIZE));
+    let volume = world.open(Arc::new(host.clone()), &small_memory()).expect("a fresh volume");
+    let root = Caller::root();
+    let secrets = ["secret directory", "secret name", "inline secret", "secret in a page", "secret at home"];
+    let more = ["user.secret attribute", "secret value", "secret target"];
+    let dir = make(&volume, InodeNo::ROOT, secrets[0], FileKind::Directory);
+    let file = make(&volume, dir, secrets[1], FileKind::Regular);
+    let repeated = |text: &str, len: usize| text.as_bytes().iter().copied().cycle().take(len).collect::<Vec<u8>>();
+    for (name, text, len) in [("1", secrets[2], 500), ("2", secrets[3], 20_000), ("3", secrets[4], 300_000)] {
+        let ino = make(&volume, dir, name, FileKind::Regular);
+        let data = repeated(text, len);
+        volume.write(&root, ino, 0, &data, WriteMode::Direct).expect("a healthy disk");
+    }
+    let value = repeated(more[1], 3000);
+    volume.set_xattr(&root, file, more[0].as_bytes(), &value, XattrMode::Any).expect("a healthy disk");
+    let target = NewInode { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target: more[2].into() };
+    volume.make(&root, dir, b"link", &target).expect("a healthy disk");
+    volume.sync().expect("a healthy disk");
+    volume.work(true).expect("a healthy disk");
+    volume.close().expect("a healthy disk");
+    let mut written = 0;
+    for event in host.recording().events {
+        let Event::Write { data, .. } = event else { continue };
+        written += data.len();
+        for secret in secrets.iter().chain(&more) {
+            let seen = data.windows(secret.len()).any(|bytes| bytes == secret.as_bytes());
+            assert!(!seen, "the host sees {secret:?}");
+        }
+        assert!(!data.windows(32).any(|bytes| bytes == [0x5a; 32]), "the host sees the key");
+    }
+    assert!(written > 300_000, "{written} bytes were written");
 }
 
 /// The newest slot zeroed: the older one with the log leads to the same state, or it is refused.

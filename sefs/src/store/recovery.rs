@@ -29,7 +29,7 @@ use crate::format::{
     AnchorBinding, BlockLoc, BlockState, Checkpoint, FILES_TREE, GroupBody, Header, Key, Kind, LogRecord, Patch,
     SYSTEM_TREE,
 };
-use crate::keys::{self, OpenFault, VolumeKey};
+use crate::keys::{self, OpenFault, VolumeKey, slot_of};
 use crate::sealer::Sealer;
 use crate::store::checkpoint::{Slots, read_slot};
 use crate::store::commit::Anchored;
@@ -126,6 +126,9 @@ impl Store {
         let start = chain_start(newest);
         let cut = self.corrections.as_ref().and_then(|corrections| corrections.log_end);
         let chain = self.scan_log(start, newest.opened.checkpoint.clean, cut)?;
+        if chain.groups.iter().any(|group| is_two_slots_back(&newest.opened.checkpoint, group.base)) {
+            return Err(Tampered::CheckpointSlots.into());
+        }
         let keep = self.whole_groups(&chain)?;
         if let Some(mut anchored) = anchored {
             if cut.is_some() {
@@ -380,6 +383,14 @@ fn build(
         header_repair: Mutex::default(),
         replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
     })
+}
+
+/// Whether a checkpoint that was durable, for a group of the log says so, stood in the very slot that holds ours, which is
+/// older: the host put ours back, and the checkpoint between the two is gone as well. Slots take turns, so generations
+/// follow each other by odd steps: one lost slot is an odd distance, whatever numbers were left out. What only the older of
+/// two lost checkpoints released may be in use again, so this state leads nowhere.
+fn is_two_slots_back(ours: &Checkpoint, base: Generation) -> bool {
+    base > ours.generation && slot_of(base) == slot_of(ours.generation)
 }
 
 /// The highest generation that may have been used. A damaged slot may have held the one after ours; the two that follow

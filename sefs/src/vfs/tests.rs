@@ -19,6 +19,7 @@ use crate::types::{InodeNo, ObjectId};
 
 mod content;
 mod names;
+mod schedules;
 
 const ROOT: InodeNo = InodeNo::ROOT;
 

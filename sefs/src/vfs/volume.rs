@@ -92,19 +92,21 @@ impl Volume {
     /// Finds a name in a directory; "." and ".." too.
     pub fn lookup(&self, caller: &Caller, dir: InodeNo, name: &[u8]) -> Result<Attr> {
         dir::check_name(name)?;
-        let ino = self.inodes.hold(dir).shared(&self.store, |parent| {
-            attr::require_directory(parent)?;
-            permission::check(&self.store, caller, dir, parent, EXECUTE)?;
-            match name {
-                b"." => Ok(dir),
-                b".." => Ok(parent.parent),
-                _ => Ok(dir::Bucket::read(&self.store, dir, name)?.existing()?.ino),
+        loop {
+            let ino = self.inodes.hold(dir).shared(&self.store, |parent| {
+                attr::require_directory(parent)?;
+                permission::check(&self.store, caller, dir, parent, EXECUTE)?;
+                match name {
+                    b"." => Ok(dir),
+                    b".." => Ok(parent.parent),
+                    _ => Ok(dir::Bucket::read(&self.store, dir, name)?.existing()?.ino),
+                }
+            })?;
+            match self.attr(ino) {
+                // A rename over the name leaves no moment at which it is not there, so whoever took it is looked up.
+                Err(Error::Posix(Posix::Stale)) if !dir::is_dots(name) => self.explain_missing(dir, name, ino)?,
+                outcome => return outcome,
             }
-        })?;
-        match self.attr(ino) {
-            // The name may have gone with its inode since; if it is still there, the directory is wrong.
-            Err(Error::Posix(Posix::Stale)) if !dir::is_dots(name) => Err(self.explain_missing(dir, name, ino)),
-            outcome => outcome,
         }
     }
 
@@ -321,17 +323,14 @@ impl Volume {
         }
     }
 
-    /// Why an entry's inode is not there: the name went since it was looked up, or the directory is wrong.
-    fn explain_missing(&self, dir: InodeNo, name: &[u8], ino: InodeNo) -> Error {
+    /// Why an entry's inode is not there: the name went with it since, or the directory is wrong. Nothing is wrong if the name
+    /// is another inode's by now.
+    fn explain_missing(&self, dir: InodeNo, name: &[u8], ino: InodeNo) -> Result<()> {
         let entry = self.inodes.hold(dir).shared(&self.store, |parent| {
             attr::require_directory(parent)?;
             dir::Bucket::read(&self.store, dir, name)?.existing()
         });
-        match entry {
-            Err(error) => error,
-            Ok(entry) if entry.ino == ino => Corrupt::DanglingEntry { dir, ino }.into(),
-            Ok(_) => Posix::NotFound.into(),
-        }
+        if entry?.ino == ino { Err(Corrupt::DanglingEntry { dir, ino }.into()) } else { Ok(()) }
     }
 }
 

@@ -1,4 +1,10 @@
 //! The tamper campaign (P2, P3, P4): everything that a host can do to one small image, and to two.
+//!
+//! What a reader may see of the image without an anchor, beside the newest state or an error: a log that ends earlier, if
+//! every group from there on was hit. Nothing that is left then tells that there were more, and the host could have had the
+//! same state by putting back the ring's blocks as they were before those groups: it is a complete older image, which P2
+//! excepts. As long as one group of the tail stands whole it tells what was flushed before it, and the rest must be missed.
+//! So one block may cost the last group, a swap of two blocks the last two, a rolled back zone any number.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -111,12 +117,14 @@ impl<'a> Tampering<'a> {
         for (number, left) in pages.iter().enumerate() {
             for right in &pages[number + 1..] {
                 let what = || format!("pages {left} and {right} swapped");
+                self.attack.also = image.cut_short(self.history, &[*left, *right]);
                 self.case("blocks swapped", what, |disk| {
                     disk.put_page(*left, image.disk.page(*right));
                     disk.put_page(*right, image.disk.page(*left));
                 })?;
             }
         }
+        self.attack.also.clear();
         Ok(())
     }
 

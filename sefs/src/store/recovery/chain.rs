@@ -28,7 +28,7 @@ use crate::format::{GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord};
 use crate::store::Store;
 use crate::store::log::group_blocks;
 use crate::suite::Tag;
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Lsn};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn};
 
 /// Ring blocks that the search behind a break reads at once.
 const LOOK_ON_BLOCKS: u64 = 256;
@@ -118,6 +118,7 @@ impl Store {
             tag: prefix.tag,
             previous_tag: prefix.previous_tag,
             epoch: prefix.epoch,
+            base: body.base,
         };
         Ok(Some((group, body)))
     }
@@ -211,6 +212,8 @@ pub(super) struct Group {
     pub(super) tag: Tag,
     previous_tag: Tag,
     epoch: EpochId,
+    /// The checkpoint that was durable when it was written.
+    pub(super) base: Generation,
 }
 
 /// What the log holds from a point on.
