@@ -2,6 +2,7 @@
 # Take one mechanism away at a time and demand that a test notices.
 #
 #   sabotage.sh [NAME...]     names of files in sabotage/, without .patch; default: all
+#   sabotage.sh --check       only whether each still applies
 #
 # Each patch says in its head which promise it breaks and which tests have to fail:
 #
@@ -25,6 +26,12 @@ mkdir -p "$scratch"
 
 git -C "$here/.." ls-files -z | (cd "$here/.." && xargs -0 cp --parents -t "$scratch" --)
 cd "$scratch"
+if [ "${1:-}" = --check ]; then
+    for file in "$here"/sabotage/*.patch; do
+        patch -s --dry-run -p1 <"$file" || { echo "$file: the patch no longer applies" >&2; exit 2; }
+    done
+    exit 0
+fi
 [ $# -gt 0 ] || set -- $(cd "$here/sabotage" && ls -- *.patch | sed 's/\.patch$//')
 
 no_good() {  # no_good LOG WHY
