@@ -28,6 +28,8 @@ pub mod shares;
 mod slot;
 mod slot_platform;
 mod slot_shares;
+#[cfg(feature = "tpm")]
+pub mod tpm;
 
 pub use argon2id::{Argon2Cost, Argon2Limits};
 pub use blob_header::{BlobHeader, HEADER_LEN as BLOB_HEADER_LEN, Purpose};

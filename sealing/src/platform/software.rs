@@ -127,13 +127,18 @@ impl Platform for Software {
     fn derive(&self, request: &KeyRequest) -> Result<Secret, PlatformError> {
         let exists = request.cpu_svn.iter().zip(&self.cpu_svn).all(|(requested, current)| requested <= current);
         let derivation = Derivation::check(request, &self.identity, &request.cpu_svn, exists, &[0; 16])?;
-        let mut expand = hmac_of(self.root.0.expose());
-        expand.update(LABEL);
-        expand.update(derivation.bytes());
-        expand.update(&[1]);
-        let key = taken(expand);
-        Ok(Secret::new(key.expose().to_vec()))
+        Ok(seal_key(&self.root.0, LABEL, &derivation))
     }
+}
+
+/// HKDF-Expand of one block (RFC 5869, 2.3) from a root key.
+pub(super) fn seal_key(root: &Key, label: &[u8], derivation: &Derivation) -> Secret {
+    let mut expand = hmac_of(root.expose());
+    expand.update(label);
+    expand.update(derivation.bytes());
+    expand.update(&[1]);
+    let key = taken(expand);
+    Secret::new(key.expose().to_vec())
 }
 
 fn hmac_of(key: &[u8]) -> Hmac<Sha256> {
