@@ -6,7 +6,8 @@
 //!     ├─► body (bytes ↔ values)
 //!     └─► argon2id (passphrase → 32 bytes, within limits)
 //! explain, approval ─► blob_header
-//! all of them ─► secret, rng, bytes
+//! platform tpm ─► tpm
+//! all of them ─► prk ─► secret, rng, bytes
 //! ```
 //! This crate knows nothing of filesystems: a slot body is bytes that somebody else stores. `docs/sealing-format.md` says
 //! what they mean.
@@ -22,6 +23,7 @@ pub mod explain;
 mod gf256;
 pub mod platform;
 pub mod policy;
+mod prk;
 mod rng;
 mod secret;
 pub mod shares;

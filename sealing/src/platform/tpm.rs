@@ -13,12 +13,13 @@ use sha2::{Digest, Sha256};
 use super::egetkey::Derivation;
 use super::software::seal_key;
 use super::{Assurance, Difference, Identity, KeyRequest, Platform, PlatformError, PlatformKind, Versions};
-use crate::secret::{Key, Secret};
+use crate::prk::Prk;
+use crate::secret::Secret;
 use crate::tpm::{APPROVER_LEN, Maker, Root, Tcti, TpmError, approver_name};
 
 /// A machine with a TPM.
 pub struct Tpm {
-    root: Result<Key, TpmError>,
+    root: Result<Prk, TpmError>,
     assurance: Assurance,
     identity: Identity,
     cpu_svn: [u8; 16],
@@ -32,7 +33,7 @@ impl Tpm {
         let (maker, opened) = root.open_with_maker()?;
         let root_key = match opened {
             Err(error @ (TpmError::NotApproved(_) | TpmError::NothingApproved)) => Err(error),
-            opened => Ok(opened?),
+            opened => Ok(Prk::from_key(opened?)),
         };
         let identity = Identity { mrsigner: signer(&root.approver)?, ..identity };
         Ok(Tpm { root: root_key, assurance: assurance(&maker, &root.tcti), identity, cpu_svn })

@@ -106,6 +106,9 @@ impl Drop for Swtpm {
 
 /// Starts it on two free ports in a row: commands, and control.
 fn spawn(state: &Path) -> (Child, u16) {
+    // Between looking for ports and taking them nobody else of ours looks.
+    let lock = std::fs::File::create(std::env::temp_dir().join("sefs-tests-swtpm.lock")).unwrap();
+    lock.lock().unwrap();
     for _ in 0..20 {
         let Some(port) = two_ports() else { continue };
         let mut child = Command::new("swtpm")
@@ -122,7 +125,7 @@ fn spawn(state: &Path) -> (Child, u16) {
             .unwrap_or_else(|error| panic!("swtpm: {error}; these tests need Debian's swtpm and tpm2-tools"));
         let until = Instant::now() + Duration::from_secs(20);
         while Instant::now() < until && child.try_wait().unwrap().is_none() {
-            if TcpStream::connect(("127.0.0.1", port + 1)).is_ok() {
+            if TcpStream::connect(("127.0.0.1", port + 1)).is_ok() && child.try_wait().unwrap().is_none() {
                 return (child, port);
             }
             std::thread::sleep(Duration::from_millis(20));
