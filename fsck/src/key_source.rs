@@ -36,7 +36,7 @@ pub struct KeyArgs {
     /// Take the passphrase from FILE, without one newline at its end; "-" is standard input
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub passphrase_file: Option<PathBuf>,
-    /// Take the key from a platform: sgx-sim or software, with options as mrenclave=HEX,policy=mrsigner,config=FILE
+    /// Take the key from a platform: sgx-sim, software or tpm, with options as mrenclave=HEX,policy=mrsigner,config=FILE
     #[arg(long, value_name = "NAME[:OPTIONS]")]
     pub platform: Option<String>,
     /// Use a platform for development, whose keys are no secret
@@ -48,7 +48,7 @@ pub struct KeyArgs {
     /// Open this volume and no other
     #[arg(long, value_name = "UUID")]
     pub volume_id: Option<VolumeId>,
-    /// Where the volume's newest state is kept, to detect rollback (file:PATH)
+    /// Where the volume's newest state is kept, to detect rollback (file:PATH, or tpm:INDEX with TPM support)
     #[arg(long, value_name = "KIND:PLACE")]
     pub anchor: Option<AnchorSpec>,
     /// Open an anchored volume without its anchor, and give up protection against rollback: for good, once it is written to
@@ -275,7 +275,7 @@ impl KeySource {
         }
         let slots = header.slots.iter().map(|slot| (slot.kind, &slot.body[..]));
         match self.open_slots(slots, &id, budget_bytes) {
-            Ok(key) => Ok(VolumeKey::new(*key.expose())),
+            Ok(key) => Ok(VolumeKey::copy_of(key.expose())),
             Err(SlotError::WrongKey) => Err(Failure::volume(image, &Error::WrongKey)),
             Err(error @ SlotError::OverLimit { .. }) => {
                 Err(Failure::new(image.display(), error).way_out("grant more memory, or use another slot's key"))

@@ -8,6 +8,7 @@
 //!
 //! image ────────┐
 //! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor ─► report
+//!                                  └─► tpm_config              └─► tpm_anchor
 //! progress, size ──────────────────────────────────────────────┘
 //! ```
 //! Nothing here runs inside an enclave: it reads the environment and /etc, which a host controls.
@@ -40,6 +41,10 @@ pub mod sealing_tool;
 mod showing;
 pub mod size;
 pub mod source;
+#[cfg(feature = "tpm")]
+pub mod tpm_anchor;
+#[cfg(feature = "tpm")]
+pub mod tpm_config;
 pub mod volume_id;
 
 pub use image::{Image, ImageUse};

@@ -42,7 +42,7 @@ use crate::volume_id::VolumeId;
 /// the final name. On a block device, which has no second name, the header is written last. With more than one of
 /// --key-file, --passphrase-file and --platform the volume gets a key slot for each, and any of them opens it.
 #[derive(Parser, Debug)]
-#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH; the file must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)))]
+#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH, or tpm:INDEX with TPM support; it must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)))]
 pub struct MkfsArgs {
     /// The file or block device to make the volume in
     #[arg(value_hint = clap::ValueHint::FilePath)]
@@ -65,7 +65,8 @@ pub struct MkfsArgs {
     /// The same as mount options: key-file=FILE,passphrase-file=FILE,…
     #[arg(short = 'o', value_name = "OPTION,…", help_heading = "Key and trust")]
     options: Vec<String>,
-    /// When the anchor advances: at every commit (strict, the default), or at checkpoints only
+    /// When the anchor advances: at every commit (strict), or at checkpoints only [default: strict; checkpoint for a TPM,
+    /// whose memory wears out]
     #[arg(long, value_enum, help_heading = "Key and trust")]
     anchor_policy: Option<Policy>,
     /// A name for people, at most 64 bytes
@@ -101,6 +102,13 @@ enum Policy {
     Strict,
     /// At checkpoints.
     Checkpoint,
+}
+
+/// What a volume has before its anchor is made: the anchor depends on the key.
+struct NewVolume {
+    volume_id: VolumeId,
+    key: VolumeKey,
+    slots: Vec<KeySlot>,
 }
 
 /// Runs the tool: `args` start with the program's name.
@@ -306,10 +314,12 @@ impl Mkfs {
         let mut walk = self.walk_options(&place);
         let unplaced = place.begin(content.size_bytes)?;
         walk.exclude.push(unplaced.id()?);
-        let mut anchor = NewAnchor::make(sources)?;
+        let new = self.new_volume(sources, content)?;
+        let mut anchor = NewAnchor::make(sources, &new.key)?;
+        anchor.warnings.iter().for_each(|warning| TOOL.warn(warning));
         let of_host = |error: BackendError| self.not_made(error.into(), content);
         let unfinished = Arc::new(HeaderLast::new(unplaced.backend()?).map_err(of_host)?);
-        let made = self.make_volume(unfinished.clone(), content, sources, &walk, anchor.get())?;
+        let made = self.make_volume(unfinished.clone(), content, sources, &walk, new, anchor.get())?;
         if self.stop.load(Ordering::Relaxed) {
             return Err(self.not_filled(PopulateError::Interrupted, content));
         }
@@ -319,14 +329,7 @@ impl Mkfs {
         Ok(made)
     }
 
-    fn make_volume(
-        &self,
-        backend: Arc<dyn Backend>,
-        content: &Content,
-        sources: &[KeySource],
-        walk: &WalkOptions,
-        anchor: Option<Arc<dyn Anchor>>,
-    ) -> Result<Made, Failure> {
+    fn new_volume(&self, sources: &[KeySource], content: &Content) -> Result<NewVolume, Failure> {
         let failed = |error: Error| self.not_made(error, content);
         let mut volume_id = [0; 16];
         sealing::Rng::fill(&OsRng, &mut volume_id).map_err(|_| failed(Error::Rng))?;
@@ -335,10 +338,21 @@ impl Mkfs {
         let volume_id = sources.iter().find_map(|source| source.volume_id).unwrap_or(VolumeId(volume_id));
         let env = Env::host();
         let (key, slots) = slots(sources, &volume_id, &env)?;
-        let policy = match self.args.anchor_policy {
-            None | Some(Policy::Strict) => AnchorPolicy::Strict,
-            Some(Policy::Checkpoint) => AnchorPolicy::Checkpoint,
-        };
+        Ok(NewVolume { volume_id, key, slots })
+    }
+
+    fn make_volume(
+        &self,
+        backend: Arc<dyn Backend>,
+        content: &Content,
+        sources: &[KeySource],
+        walk: &WalkOptions,
+        new: NewVolume,
+        anchor: Option<Arc<dyn Anchor>>,
+    ) -> Result<Made, Failure> {
+        let failed = |error: Error| self.not_made(error, content);
+        let NewVolume { volume_id, key, slots } = new;
+        let (env, policy) = (Env::host(), self.anchor_policy(sources));
         let options = FormatOptions {
             size_bytes: content.size_bytes,
             volume_id: volume_id.0,
@@ -365,6 +379,22 @@ impl Mkfs {
             anchor: sources.iter().find_map(|source| source.anchor.as_ref()).map(AnchorSpec::to_string),
             counts,
         })
+    }
+
+    fn anchor_policy(&self, sources: &[KeySource]) -> AnchorPolicy {
+        match (self.args.anchor_policy, sources.iter().find_map(|source| source.anchor.as_ref())) {
+            (Some(Policy::Checkpoint), _) => AnchorPolicy::Checkpoint,
+            #[cfg(feature = "tpm")]
+            (None, Some(AnchorSpec::Tpm(_))) => AnchorPolicy::Checkpoint,
+            #[cfg(feature = "tpm")]
+            (Some(Policy::Strict), Some(AnchorSpec::Tpm(_))) => {
+                self.warn(
+                    "each commit writes the TPM's memory twice; it is made for some 100,000 writes, a day at one commit a second",
+                );
+                AnchorPolicy::Strict
+            }
+            (Some(Policy::Strict) | None, _) => AnchorPolicy::Strict,
+        }
     }
 
     fn fill(&self, volume: &Volume, from: &Path, walk: &WalkOptions, content: &Content) -> Result<Counts, Failure> {

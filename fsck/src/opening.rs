@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sefs::anchor::{Anchor, FileAnchor};
+use sefs::anchor::Anchor;
 use sefs::backend::{Backend, FileBackend};
 use sefs::format::Header;
 use sefs::keys::VolumeKey;
@@ -68,11 +68,21 @@ impl Unlocked {
     pub fn options(&self) -> Result<OpenOptions, Failure> {
         Ok(OpenOptions {
             read_only: self.located.image_use == ImageUse::ReadOnly,
-            anchor: self.source.anchor.as_ref().map(open_anchor).transpose()?,
+            anchor: self.anchor()?,
             abandon_anchor: self.source.abandon_anchor,
             volume_id: self.source.volume_id.map(|id| id.0),
             ..OpenOptions::default()
         })
+    }
+
+    fn anchor(&self) -> Result<Option<Arc<dyn Anchor>>, Failure> {
+        let Some(spec) = &self.source.anchor else { return Ok(None) };
+        let place = match spec {
+            AnchorSpec::File(path) => path.clone(),
+            #[cfg(feature = "tpm")]
+            AnchorSpec::Tpm(_) => PathBuf::from(spec.to_string()),
+        };
+        spec.open(&self.key).map(Some).map_err(|error| Failure::volume(&place, &error))
     }
 
     /// What the library said, about this image.
@@ -83,11 +93,3 @@ impl Unlocked {
 
 /// Memory that a passphrase's key derivation may take.
 const ARGON2_BYTES: u64 = 4 << 30;
-
-fn open_anchor(spec: &AnchorSpec) -> Result<Arc<dyn Anchor>, Failure> {
-    let AnchorSpec::File(path) = spec;
-    match FileAnchor::open(path) {
-        Ok(anchor) => Ok(Arc::new(anchor)),
-        Err(error) => Err(Failure::volume(path, &error.into())),
-    }
-}

@@ -3,7 +3,11 @@
 //! ```text
 //! sgx-sim:mrenclave=HEX,mrsigner=HEX,isvprodid=7,isvsvn=2,policy=mrsigner
 //! software:root=FILE,config=identity.toml
+//! tpm:config=FILE[,tcti=device:/dev/tpmrm0]
 //! ```
+//! A TPM's configuration holds its root (`sealing tpm init` makes it) and may hold options too. Its MRSIGNER is the key of who
+//! approves boot states, and what `policy` binds to if it is not given.
+//!
 //! *Security*: nothing here is secret but the root file, which is named and never given by value. An option that is not known,
 //! or that is given twice, is refused: a misspelt restriction must not be none. A platform for development needs
 //! `--allow-development`.
@@ -20,15 +24,29 @@ use sealing::policy::{Development, PolicyError, SealPolicy};
 use crate::report::Failure;
 use crate::volume_id::decode_hex;
 
-/// Makes the owner that `spec` names.
+/// Makes the owner that `spec` names, if its platform can give keys at all.
 pub fn platform_owner(spec: &str, allow_development: bool) -> Result<PlatformOwner, Failure> {
+    let owner = owner_even_locked(spec, allow_development)?;
+    let refusals = owner.platform().refusals();
+    if refusals.is_empty() {
+        return Ok(owner);
+    }
+    let refusals: Vec<String> =
+        refusals.iter().map(|it| format!("{} is {}, approved is {}", it.field, it.here, it.sealed)).collect();
+    let name = owner.platform().kind().name();
+    Err(Failure::new(options_thing(name), format!("this boot state was not approved: {}", refusals.join(", ")))
+        .way_out("if it is as it should be, let the approver sign it: sealing tpm approve; or use another key"))
+}
+
+/// The same, though its platform gives no key now: for those who explain why.
+pub fn owner_even_locked(spec: &str, allow_development: bool) -> Result<PlatformOwner, Failure> {
     let (name, options) = spec.split_once(':').unwrap_or((spec, ""));
     let thing = format!("--platform {name}");
-    let mut options = Options { values: list(&thing, options)?, thing };
+    let mut options = Options { values: list(&thing, options)?, thing, config: None };
     if let Some(file) = options.take("config") {
         options.read_file(Path::new(&file))?;
     }
-    let policy = options.policy()?;
+    let policy = options.policy(if name == "tpm" { "mrsigner" } else { "mrenclave" })?;
     let identity = options.identity()?;
     let platform = options.platform(name, identity)?;
     options.finish()?;
@@ -68,6 +86,8 @@ fn options_thing(name: &str) -> String {
 
 struct Options {
     thing: String,
+    /// The file that some of them are from.
+    config: Option<PathBuf>,
     values: BTreeMap<String, String>,
 }
 
@@ -96,7 +116,12 @@ impl Options {
         let table: toml::Table =
             toml::from_str(&text).map_err(|error| Failure::usage(path.display(), error.message()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
+        self.config = Some(path.to_path_buf());
         for (name, value) in table {
+            // A platform of its own reads that.
+            if name == "tpm" && value.is_table() {
+                continue;
+            }
             let value = match value {
                 // Relative to the file that names it.
                 toml::Value::String(text) if name == "root" => folder.join(text).to_string_lossy().into_owned(),
@@ -141,8 +166,8 @@ impl Options {
         }
     }
 
-    fn policy(&mut self) -> Result<SealPolicy, Failure> {
-        let text = self.take("policy").unwrap_or_else(|| "mrenclave".to_string());
+    fn policy(&mut self, default: &str) -> Result<SealPolicy, Failure> {
+        let text = self.take("policy").unwrap_or_else(|| default.to_string());
         let mut bits = KeyPolicy::default();
         for word in text.split('+') {
             let known = KeyPolicy::NAMES.iter().find(|(_, name)| *name == word);
@@ -202,11 +227,44 @@ impl Options {
                 let root = RootFile::open(&path).map_err(|error| root_failure(&path, &error))?;
                 Ok(Box::new(Software::new(root, identity, cpu_svn)))
             }
-            "sgx" | "sev-snp" | "tdx" | "tpm" => {
+            "tpm" => self.tpm(identity),
+            "sgx" | "sev-snp" | "tdx" => {
                 Err(Failure::usage(&self.thing, "this release's tools cannot reach that platform")
                     .way_out("use sgx-sim or software, or link the sealing library"))
             }
-            _ => Err(Failure::usage(&self.thing, "there is no such platform").way_out("write sgx-sim or software")),
+            _ => {
+                Err(Failure::usage(&self.thing, "there is no such platform").way_out("write sgx-sim, software or tpm"))
+            }
+        }
+    }
+
+    #[cfg(not(feature = "tpm"))]
+    fn tpm(&mut self, _: Identity) -> Result<Box<dyn Platform>, Failure> {
+        Err(Failure::usage(&self.thing, crate::anchor::WITHOUT_TPM).way_out("use another platform"))
+    }
+
+    #[cfg(feature = "tpm")]
+    fn tpm(&mut self, identity: Identity) -> Result<Box<dyn Platform>, Failure> {
+        if identity.mrsigner != [0; 32] {
+            return Err(self
+                .wrong("mrsigner", "with a TPM it is the key of who approves boot states")
+                .way_out("leave it away"));
+        }
+        let cpu_svn = self.hex("cpusvn")?;
+        let path = self.config.clone().ok_or_else(|| {
+            self.wrong("config", "no configuration is named").way_out("make one with sealing tpm init")
+        })?;
+        let (_, mut root) = crate::tpm_config::read(&path)?;
+        if let Some(mut tcti) = self.take("tcti") {
+            // Its comma is one of those that separate options.
+            if let Some(port) = self.take("port") {
+                tcti += &format!(",port={port}");
+            }
+            root.tcti = tcti.parse().map_err(|error| self.wrong("tcti", error).way_out("write device:/dev/tpmrm0"))?;
+        }
+        match sealing::platform::tpm::Tpm::open(&root, identity, cpu_svn) {
+            Ok(platform) => Ok(Box::new(platform)),
+            Err(error) => Err(tpm_failure(&path, &error)),
         }
     }
 
@@ -216,6 +274,26 @@ impl Options {
             Some(name) => Err(self.wrong(name, "this platform has no such option").way_out("leave it away")),
         }
     }
+}
+
+/// Why a root in a TPM does not open, and what to do.
+#[cfg(feature = "tpm")]
+pub fn tpm_failure(path: &Path, error: &sealing::tpm::TpmError) -> Failure {
+    use sealing::tpm::TpmError;
+    let way_out = match error {
+        TpmError::Tcti(_) => "write device:/dev/tpmrm0, or swtpm:HOST:PORT",
+        TpmError::Unreachable(_) => "check the device, its permissions, and tcti",
+        TpmError::OtherTpm { .. } => {
+            "use another key slot: what this TPM held is gone; then make a new root with sealing tpm init"
+        }
+        TpmError::NotApproved(_) | TpmError::NothingApproved => "let the approver sign this state: sealing tpm approve",
+        TpmError::NotSigned | TpmError::Approval => "let the approver sign this state anew: sealing tpm approve",
+        TpmError::OtherRoot { .. } | TpmError::NotARoot(_) | TpmError::Approver => {
+            "take the file from a copy, and ask who changed it"
+        }
+        _ => "sealing tpm status says more",
+    };
+    Failure::new(path.display(), error).way_out(way_out)
 }
 
 /// What is wrong with a root file, and what to do.

@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sefs::anchor::{Anchor, FileAnchor};
 use sefs::backend::{Backend, FileBackend};
 use sefs::vfs::{Env, Notice, OpenOptions, Volume, VolumeInfo};
-use sefs_tools::anchor::AnchorSpec;
 use sefs_tools::{Failure, Image, ImageUse};
 
 use crate::arguments::Request;
@@ -42,7 +40,7 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
     let key = key_source.open_key(path, &header, ARGON2_BYTES)?;
     let options = OpenOptions {
         read_only: request.read_only,
-        anchor: key_source.anchor.as_ref().map(open_anchor).transpose().map_err(of_volume)?,
+        anchor: key_source.anchor.as_ref().map(|anchor| anchor.open(&key)).transpose().map_err(of_volume)?,
         abandon_anchor: key_source.abandon_anchor,
         volume_id: key_source.volume_id.map(|id| id.0),
         memory_bytes: request.memory_bytes,
@@ -55,16 +53,6 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
     let mut warnings = key_source.warnings;
     warnings.extend(info.notices.iter().filter(|notice| is_warning(notice)).map(|notice| said_of(path, notice)));
     Ok(Opened { volume, image, source, info, key_label, warnings })
-}
-
-fn open_anchor(spec: &AnchorSpec) -> sefs::error::Result<Arc<dyn Anchor>> {
-    match spec {
-        // The server changes its directory, and the anchor is opened anew for each advance.
-        AnchorSpec::File(path) => {
-            let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            Ok(Arc::new(FileAnchor::open(&whole)?))
-        }
-    }
 }
 
 /// An unanchored volume is what its owner chose; everything else is damage.

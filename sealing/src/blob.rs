@@ -10,17 +10,16 @@
 use core::fmt;
 
 use aes_gcm::aead::AeadInOut;
-use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
-use hkdf::Hkdf;
-use hmac::{Hmac, Mac};
+use aes_gcm::{Aes256Gcm, Tag};
 use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::blob_header::{AUTHENTIC_LEN, BlobHeader, HEADER_LEN, Purpose};
 use crate::platform::{Platform, PlatformError, PlatformKind};
 use crate::policy::{Development, PolicyError, SealPolicy};
+use crate::prk::{Committed, Prk, ZERO_NONCE};
 use crate::rng::{Rng, RngFailed};
-use crate::secret::{Key, Secret};
+use crate::secret::Secret;
 
 /// The most bytes that one blob holds.
 pub const MAX_PAYLOAD_LEN: usize = 1 << 20;
@@ -81,7 +80,7 @@ pub fn seal(
     let request = policy.request(platform, key_id)?;
     let header = BlobHeader::new(platform, &request, blob_use, not_after, payload_len);
     let keys = BlobKeys::derive(platform, &header)?;
-    let commitment = keys.expand(COMMITMENT_LABEL).finalize().into_bytes().into();
+    let commitment = keys.commitment();
     keys.seal(&BlobHeader { commitment, ..header }, payload)
 }
 
@@ -114,12 +113,9 @@ pub fn unseal(
     }
 }
 
-/// Only [`BlobKeys::verify`] makes one: the commitment was compared.
-struct Committed(());
-
 /// The extracted key of one blob, from which its key and its commitment expand.
 struct BlobKeys {
-    extracted: Key,
+    prk: Prk,
     /// SHA-256 of the header's part before the commitment.
     context: [u8; 32],
 }
@@ -127,35 +123,20 @@ struct BlobKeys {
 impl BlobKeys {
     fn derive(platform: &dyn Platform, header: &BlobHeader) -> Result<BlobKeys, SealError> {
         let derived = platform.derive(&header.request())?;
-        let (mut prk, _) = Hkdf::<Sha256>::extract(Some(&header.key_id), derived.expose());
-        let mut extracted = Key::zeroed();
-        extracted.expose_mut().copy_from_slice(&prk);
-        prk.as_mut_slice().zeroize();
-        let encoded = header.encode();
-        Ok(BlobKeys { extracted, context: Sha256::digest(&encoded[..AUTHENTIC_LEN]).into() })
+        let prk = Prk::extract(&header.key_id, derived.expose());
+        Ok(BlobKeys { prk, context: Sha256::digest(&header.encode()[..AUTHENTIC_LEN]).into() })
     }
 
-    /// HKDF-Expand of one block (RFC 5869, 2.3), before its result is taken.
-    fn expand(&self, label: &[u8]) -> Hmac<Sha256> {
-        // HMAC takes keys of any length, so this cannot fail.
-        let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(self.extracted.expose()).expect("any length");
-        mac.update(label);
-        mac.update(&self.context);
-        mac.update(&[1]);
-        mac
+    fn commitment(&self) -> [u8; 32] {
+        self.prk.commitment(&[COMMITMENT_LABEL, &self.context])
     }
 
-    /// Compares in constant time.
     fn verify(&self, header: &BlobHeader) -> Result<Committed, SealError> {
-        let commitment = self.expand(COMMITMENT_LABEL).verify(&header.commitment.into());
-        commitment.map(|()| Committed(())).map_err(|_| SealError::WrongKey)
+        self.prk.verify(&[COMMITMENT_LABEL, &self.context], &header.commitment).ok_or(SealError::WrongKey)
     }
 
     fn aead(&self) -> Aes256Gcm {
-        let mut key = self.expand(KEY_LABEL).finalize().into_bytes();
-        let aead = Aes256Gcm::new(&key);
-        key.as_mut_slice().zeroize();
-        aead
+        self.prk.aead(&[KEY_LABEL, &self.context])
     }
 
     fn seal(&self, header: &BlobHeader, payload: &[u8]) -> Result<Vec<u8>, SealError> {
@@ -166,7 +147,7 @@ impl BlobKeys {
         let mut data = Zeroizing::new(payload.to_vec());
         let tag = self
             .aead()
-            .encrypt_inout_detached(&NONCE, &associated_data(&encoded), data.as_mut_slice().into())
+            .encrypt_inout_detached(&ZERO_NONCE, &associated_data(&encoded), data.as_mut_slice().into())
             .map_err(|_| SealError::TooLong)?;
         out[TAG_AT..HEADER_LEN].copy_from_slice(&tag);
         out.extend_from_slice(&data);
@@ -179,7 +160,12 @@ impl BlobKeys {
         tag.copy_from_slice(&header[TAG_AT..]);
         let mut payload = Zeroizing::new(data.to_vec());
         self.aead()
-            .decrypt_inout_detached(&NONCE, &associated_data(header), payload.as_mut_slice().into(), &Tag::from(tag))
+            .decrypt_inout_detached(
+                &ZERO_NONCE,
+                &associated_data(header),
+                payload.as_mut_slice().into(),
+                &Tag::from(tag),
+            )
             .map_err(|_| SealError::WrongKey)?;
         Ok(Secret::new(core::mem::take(&mut *payload)))
     }
@@ -235,8 +221,6 @@ impl fmt::Display for SealError {
 
 impl core::error::Error for SealError {}
 
-/// The blob key seals one message ever: its key id is fresh.
-const NONCE: Nonce<aes_gcm::aead::consts::U12> = aes_gcm::aead::array::Array([0; 12]);
 const KEY_LABEL: &[u8] = b"sealing 1 blob key";
 const COMMITMENT_LABEL: &[u8] = b"sealing 1 blob commitment";
 const DATA_LABEL: &[u8] = b"sealing 1 blob";
@@ -257,7 +241,7 @@ mod tests {
         let policy = SealPolicy::new(KeyPolicy::MRSIGNER).unwrap();
         let header = BlobHeader::new(&platform, &policy.request(&platform, [3; 32]).unwrap(), &blob_use, 0, 1);
         let keys = BlobKeys::derive(&platform, &header).unwrap();
-        let right: [u8; 32] = keys.expand(COMMITMENT_LABEL).finalize().into_bytes().into();
+        let right = keys.commitment();
         let open = |commitment| {
             let blob = keys.seal(&BlobHeader { commitment, ..header.clone() }, b"x").unwrap();
             unseal(&platform, &blob, &blob_use, None, Development::Allowed).map(|payload| payload.expose().to_vec())

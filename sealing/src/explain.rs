@@ -5,18 +5,8 @@
 
 use crate::blob::BlobUse;
 use crate::blob_header::BlobHeader;
+pub use crate::platform::Difference;
 use crate::platform::{Identity, KeyPolicy, PlatformKind, Versions};
-
-/// A field in which what runs here is not what the data was sealed to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The field.
-    pub field: &'static str,
-    /// Its value in the header.
-    pub sealed: String,
-    /// Its value here.
-    pub here: String,
-}
 
 /// A change that somebody plans or fears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@
 //!     ├─► body (bytes ↔ values)
 //!     └─► argon2id (passphrase → 32 bytes, within limits)
 //! explain, approval ─► blob_header
-//! all of them ─► secret, rng, bytes
+//! platform tpm ─► tpm
+//! all of them ─► prk ─► secret, rng, bytes
 //! ```
 //! This crate knows nothing of filesystems: a slot body is bytes that somebody else stores. `docs/sealing-format.md` says
 //! what they mean.
@@ -22,12 +23,15 @@ pub mod explain;
 mod gf256;
 pub mod platform;
 pub mod policy;
+mod prk;
 mod rng;
 mod secret;
 pub mod shares;
 mod slot;
 mod slot_platform;
 mod slot_shares;
+#[cfg(feature = "tpm")]
+pub mod tpm;
 
 pub use argon2id::{Argon2Cost, Argon2Limits};
 pub use blob_header::{BlobHeader, HEADER_LEN as BLOB_HEADER_LEN, Purpose};

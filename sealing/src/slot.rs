@@ -8,15 +8,12 @@
 use core::fmt;
 
 use aes_gcm::aead::AeadInOut;
-use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
-use hkdf::Hkdf;
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
-use zeroize::Zeroize;
+use aes_gcm::{Aes256Gcm, Tag};
 
 use crate::argon2id::{self, Argon2Cost, Argon2Limits};
 use crate::blob::SealError;
 use crate::body::{Body, BodyHead, HEAD_LEN, SlotKind};
+use crate::prk::{Committed, Prk, ZERO_NONCE};
 use crate::rng::{Rng, RngFailed};
 use crate::secret::{Key, Secret};
 use crate::slot_platform::{PlatformOwner, open_platform_slot};
@@ -115,13 +112,9 @@ fn looks_alike(_: SealError) -> SlotError {
     SlotError::WrongKey
 }
 
-/// Only [`SlotKeys::verify`] makes one: the commitment was compared.
-pub(crate) struct Committed(());
-
 /// The extracted secret of one slot, from which its key and its commitment expand.
 pub(crate) struct SlotKeys {
-    /// HKDF's pseudorandom key.
-    extracted: Key,
+    prk: Prk,
     /// `kind ‖ volume id`, which separates slots of different kinds and volumes under one secret.
     context: [u8; 18],
 }
@@ -147,41 +140,22 @@ impl SlotKeys {
     }
 
     pub(crate) fn extract(input: &Key, salt: &[u8; 32], kind: SlotKind, volume_id: &[u8; 16]) -> SlotKeys {
-        let mut extracted = Key::zeroed();
-        let (mut prk, _) = Hkdf::<Sha256>::extract(Some(salt), input.expose());
-        extracted.expose_mut().copy_from_slice(&prk);
-        prk.as_mut_slice().zeroize();
         let mut context = [0; 18];
         context[..2].copy_from_slice(&kind.number().to_le_bytes());
         context[2..].copy_from_slice(volume_id);
-        SlotKeys { extracted, context }
-    }
-
-    /// HKDF-Expand of one block (RFC 5869, 2.3), before its result is taken.
-    fn expand(&self, label: &[u8]) -> Hmac<Sha256> {
-        // HMAC takes keys of any length, so this cannot fail.
-        let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(self.extracted.expose()).expect("any length");
-        mac.update(label);
-        mac.update(&self.context);
-        mac.update(&[1]);
-        mac
+        SlotKeys { prk: Prk::extract(salt, input.expose()), context }
     }
 
     pub(crate) fn commitment(&self) -> [u8; 32] {
-        self.expand(COMMITMENT_LABEL).finalize().into_bytes().into()
+        self.prk.commitment(&[COMMITMENT_LABEL, &self.context])
     }
 
-    /// Compares in constant time.
     pub(crate) fn verify(&self, commitment: &[u8; 32]) -> Result<Committed, SlotError> {
-        self.expand(COMMITMENT_LABEL).verify(commitment.into()).map_err(|_| SlotError::WrongKey)?;
-        Ok(Committed(()))
+        self.prk.verify(&[COMMITMENT_LABEL, &self.context], commitment).ok_or(SlotError::WrongKey)
     }
 
     fn aead(&self) -> Aes256Gcm {
-        let mut key = self.expand(KEY_LABEL).finalize().into_bytes();
-        let aead = Aes256Gcm::new(&key);
-        key.as_mut_slice().zeroize();
-        aead
+        self.prk.aead(&[KEY_LABEL, &self.context])
     }
 
     /// `bound` is authenticated beside the head.
@@ -190,7 +164,11 @@ impl SlotKeys {
         let mut sealed_key = *volume_key.expose();
         let tag = self
             .aead()
-            .encrypt_inout_detached(&NONCE, &associated_data(&head.encode(), bound), sealed_key.as_mut_slice().into())
+            .encrypt_inout_detached(
+                &ZERO_NONCE,
+                &associated_data(&head.encode(), bound),
+                sealed_key.as_mut_slice().into(),
+            )
             .map_err(|_| SlotError::WrongKey)?;
         Ok(Body { head, tag: tag.into(), sealed_key }.encode())
     }
@@ -199,7 +177,7 @@ impl SlotKeys {
         let mut key = Key::from_bytes(&body.sealed_key);
         self.aead()
             .decrypt_inout_detached(
-                &NONCE,
+                &ZERO_NONCE,
                 &associated_data(&body.head.encode(), bound),
                 key.expose_mut().as_mut_slice().into(),
                 &Tag::from(body.tag),
@@ -239,8 +217,6 @@ impl fmt::Display for SlotError {
 
 impl core::error::Error for SlotError {}
 
-/// The slot key seals one message ever: its salt is fresh.
-const NONCE: Nonce<aes_gcm::aead::consts::U12> = aes_gcm::aead::array::Array([0; 12]);
 const KEY_LABEL: &[u8] = b"sealing 1 slot key";
 const COMMITMENT_LABEL: &[u8] = b"sealing 1 slot commitment";
 const DATA_LABEL: &[u8] = b"sealing 1 slot";

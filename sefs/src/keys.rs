@@ -26,6 +26,11 @@ impl VolumeKey {
         VolumeKey(SecretKey::new(bytes))
     }
 
+    /// Copies the bytes: of them nothing is left between.
+    pub fn copy_of(bytes: &[u8; 32]) -> VolumeKey {
+        VolumeKey(SecretKey::copy_of(bytes))
+    }
+
     /// A fresh key.
     pub fn generate(rng: &dyn Rng) -> error::Result<VolumeKey> {
         Ok(VolumeKey(SecretKey::new(random(rng)?)))

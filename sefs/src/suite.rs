@@ -10,14 +10,24 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// 32 secret bytes. Neither `Debug` nor `Clone`; wiped on drop.
+/// 32 secret bytes. Neither `Debug` nor `Clone`; wiped on drop. They stand in one place of the heap, so that moving the owner
+/// leaves nothing behind.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct SecretKey([u8; 32]);
+pub struct SecretKey(Box<[u8; 32]>);
 
 impl SecretKey {
     /// Takes the bytes over; the caller wipes its own copy.
-    pub fn new(bytes: [u8; 32]) -> SecretKey {
-        SecretKey(bytes)
+    pub fn new(mut bytes: [u8; 32]) -> SecretKey {
+        let key = SecretKey::copy_of(&bytes);
+        bytes.zeroize();
+        key
+    }
+
+    /// Copies the bytes, from one place to another and none between.
+    pub fn copy_of(bytes: &[u8; 32]) -> SecretKey {
+        let mut key = SecretKey(Box::new([0; 32]));
+        key.0.copy_from_slice(bytes);
+        key
     }
 
     /// The bytes, for a provider that needs them.
@@ -99,8 +109,8 @@ impl Suite for RustCrypto {
 }
 
 fn hkdf(salt: &[u8], secret: &[u8], info: &[&[u8]]) -> SecretKey {
-    let mut derived = SecretKey([0; 32]);
-    let expanded = Hkdf::<Sha256>::new(Some(salt), secret).expand_multi_info(info, &mut derived.0);
+    let mut derived = SecretKey(Box::new([0; 32]));
+    let expanded = Hkdf::<Sha256>::new(Some(salt), secret).expand_multi_info(info, &mut derived.0[..]);
     expanded.expect("HKDF-SHA256 yields up to 8,160 bytes");
     derived
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{PlatformArgs, Sealing, TOOL, hex, now, owner_label, read_file, write_file};
 use crate::image::ImageUse;
 use crate::opening::Located;
+use crate::platform_source::owner_even_locked;
 use crate::report::Failure;
 use crate::volume_id::VolumeId;
 
@@ -204,7 +205,7 @@ impl Sealing {
     }
 
     pub(super) fn explain(&mut self, args: &ExplainArgs) -> Result<bool, Failure> {
-        let owner = args.platform.owner()?;
+        let owner = owner_even_locked(&args.platform.platform, args.platform.allow_development)?;
         let holds = look_into(&args.file)?;
         let wanted = match (&holds, &args.purpose) {
             (Holds::Image { volume_id, .. }, _) => Some(slot_use(volume_id)),
@@ -261,7 +262,10 @@ fn answer(found: &Found, owner: &PlatformOwner, wanted: Option<&BlobUse>, error:
     let platform = owner.platform();
     let differences = match &error {
         None => Vec::new(),
-        Some(_) => explain(&found.header, platform.kind(), platform.identity(), &platform.versions(), wanted),
+        Some(_) => {
+            let header = explain(&found.header, platform.kind(), platform.identity(), &platform.versions(), wanted);
+            platform.refusals().into_iter().chain(header).collect()
+        }
     };
     let differences: Vec<Value> =
         differences.iter().map(|it| json!({"field": it.field, "sealed": it.sealed, "here": it.here})).collect();

@@ -6,6 +6,7 @@
 mod data;
 mod doctor;
 mod slots;
+mod tpm;
 mod upgrade;
 
 use std::ffi::OsString;
@@ -76,12 +77,15 @@ enum Command {
     },
     /// Hand a volume over to the code that an approved manifest names
     Migrate(upgrade::MigrateArgs),
+    /// A root key in a TPM, for the platform tpm
+    #[command(subcommand)]
+    Tpm(tpm::TpmCommand),
 }
 
 /// A platform on a command line of its own.
 #[derive(Args, Debug)]
 struct PlatformArgs {
-    /// The platform: sgx-sim or software, with options as mrenclave=HEX,policy=mrsigner,config=FILE
+    /// The platform: sgx-sim, software or tpm, with options as mrenclave=HEX,policy=mrsigner,config=FILE
     #[arg(long, value_name = "NAME[:OPTIONS]")]
     platform: String,
     /// Use a platform for development, whose keys are no secret
@@ -151,6 +155,7 @@ impl Sealing {
             Command::Approve(args) => self.approve(args),
             Command::ApproverKey { signing_key } => self.approver_key(signing_key),
             Command::Migrate(args) => self.migrate(args),
+            Command::Tpm(command) => self.tpm(command),
         }
     }
 

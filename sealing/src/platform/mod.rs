@@ -1,7 +1,7 @@
 //! Platforms: what turns the identity of running code into keys.
 //!
 //! ```text
-//! sgx_sim, software, sgx, snp ─► egetkey (checks, derivation) ─► key_request, identity
+//! sgx_sim, software, tpm, sgx, snp ─► egetkey (checks, derivation) ─► key_request, identity
 //! ```
 //! One identity model serves all of them: SGX's, for it is the richest. What another platform cannot bind, it refuses.
 //!
@@ -16,6 +16,8 @@ pub mod sgx;
 pub mod sgx_sim;
 pub mod snp;
 pub mod software;
+#[cfg(feature = "tpm")]
+pub mod tpm;
 
 use core::fmt;
 
@@ -38,7 +40,7 @@ pub enum PlatformKind {
     Sgx = 3,
     /// AMD SEV-SNP.
     SevSnp = 4,
-    /// A TPM 2.0. Reserved: no platform of this kind is implemented yet.
+    /// A root key in a TPM 2.0.
     Tpm = 6,
 }
 
@@ -94,6 +96,19 @@ pub enum PlatformError {
     },
     /// What came back is no key: too short, too long, or all zero.
     Malformed,
+    /// The machine is in no boot state that was approved.
+    NotApproved,
+}
+
+/// A field in which what runs here is not what something was sealed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The field.
+    pub field: &'static str,
+    /// Its value there.
+    pub sealed: String,
+    /// Its value here.
+    pub here: String,
 }
 
 /// What derives keys for the code that runs.
@@ -108,6 +123,10 @@ pub trait Platform {
     fn versions(&self) -> Versions;
     /// The key for a request, after all checks: 16 bytes on SGX, 32 elsewhere.
     fn derive(&self, request: &KeyRequest) -> Result<Secret, PlatformError>;
+    /// What keeps it from deriving any key, whatever the request; empty where it derives some. The values are public.
+    fn refusals(&self) -> Vec<Difference> {
+        Vec::new()
+    }
 }
 
 impl PlatformKind {
@@ -205,6 +224,7 @@ impl fmt::Display for PlatformError {
             PlatformError::Unreachable { errno } => write!(f, "the platform cannot be reached (error {errno})"),
             PlatformError::Refused { status } => write!(f, "the platform refused (status {status:#x})"),
             PlatformError::Malformed => f.write_str("what the platform answered is no key"),
+            PlatformError::NotApproved => f.write_str("the boot state of this machine was not approved"),
         }
     }
 }

@@ -22,18 +22,50 @@ use crate::secret::Secret;
 /// EGETKEY: takes a KEYREQUEST, fills the key in, or returns the code from RAX.
 pub type Egetkey = Box<dyn Fn(&[u8; KEY_REQUEST_LEN], &mut [u8; 16]) -> Result<(), u32>>;
 
-/// An enclave whose EGETKEY the caller supplies.
+/// An enclave.
 pub struct Sgx {
     identity: Identity,
     cpu_svn: [u8; 16],
-    egetkey: Egetkey,
+    keys: Keys,
+}
+
+/// Where its keys come from.
+enum Keys {
+    Egetkey(Egetkey),
+    /// Gramine's folder.
+    Gramine(PathBuf),
 }
 
 impl Sgx {
-    /// `report` is the body of a REPORT that the enclave made of itself: EREPORT's answer, not the host's.
+    /// An enclave whose EGETKEY the caller supplies. `report` is the body of a REPORT that the enclave made of itself:
+    /// EREPORT's answer, not the host's.
     pub fn new(report: &[u8; REPORT_BODY_LEN], egetkey: Egetkey) -> Sgx {
+        Sgx::of(report, Keys::Egetkey(egetkey))
+    }
+
+    /// An enclave under Gramine. `report` is the body of the REPORT that Gramine gave; `keys` is `/dev/attestation/keys`.
+    pub fn gramine(report: &[u8; REPORT_BODY_LEN], keys: PathBuf) -> Sgx {
+        Sgx::of(report, Keys::Gramine(keys))
+    }
+
+    fn of(report: &[u8; REPORT_BODY_LEN], keys: Keys) -> Sgx {
         let (identity, cpu_svn) = Identity::from_report_body(report);
-        Sgx { identity, cpu_svn, egetkey }
+        Sgx { identity, cpu_svn, keys }
+    }
+
+    /// The file of the key, if Gramine's key is the one that the request asks for.
+    fn gramine_file(&self, request: &KeyRequest) -> Result<&'static str, PlatformError> {
+        if request.cpu_svn != self.cpu_svn {
+            return Err(PlatformError::CannotBind("an older CPUSVN"));
+        }
+        if request.isv_svn != self.identity.isv_svn || request.config_svn != 0 {
+            return Err(PlatformError::CannotBind("an older ISVSVN"));
+        }
+        match request.policy {
+            KeyPolicy::MRENCLAVE => Ok("_sgx_mrenclave"),
+            KeyPolicy::MRSIGNER => Ok("_sgx_mrsigner"),
+            _ => Err(PlatformError::CannotBind("more than one of MRENCLAVE and MRSIGNER")),
+        }
     }
 }
 
@@ -52,72 +84,26 @@ impl Platform for Sgx {
     }
 
     fn versions(&self) -> Versions {
-        versions(&self.identity, &self.cpu_svn)
+        Versions { cpu_svn: self.cpu_svn, isv_svn: self.identity.isv_svn, config_svn: self.identity.config_svn }
     }
 
     fn derive(&self, request: &KeyRequest) -> Result<Secret, PlatformError> {
         // How CPUSVNs compare is known to the processor alone.
         Derivation::check(request, &self.identity, &request.cpu_svn, true, &[0; 16])?;
-        let mut key = Zeroizing::new([0; 16]);
-        (self.egetkey)(&request.encode(), &mut key).map_err(of_code)?;
-        whole(&key[..])
-    }
-}
-
-/// An enclave under Gramine.
-pub struct Gramine {
-    identity: Identity,
-    cpu_svn: [u8; 16],
-    keys: PathBuf,
-}
-
-impl Gramine {
-    /// `report` is the body of the REPORT that Gramine gave; `keys` is `/dev/attestation/keys`.
-    pub fn new(report: &[u8; REPORT_BODY_LEN], keys: PathBuf) -> Gramine {
-        let (identity, cpu_svn) = Identity::from_report_body(report);
-        Gramine { identity, cpu_svn, keys }
-    }
-}
-
-impl Platform for Gramine {
-    fn kind(&self) -> PlatformKind {
-        PlatformKind::Sgx
-    }
-
-    fn assurance(&self) -> Assurance {
-        if self.identity.is_debug() { Assurance::Development } else { Assurance::Hardware }
-    }
-
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn versions(&self) -> Versions {
-        versions(&self.identity, &self.cpu_svn)
-    }
-
-    fn derive(&self, request: &KeyRequest) -> Result<Secret, PlatformError> {
-        Derivation::check(request, &self.identity, &request.cpu_svn, true, &[0; 16])?;
-        if request.cpu_svn != self.cpu_svn {
-            return Err(PlatformError::CannotBind("an older CPUSVN"));
+        match &self.keys {
+            Keys::Egetkey(egetkey) => {
+                let mut key = Zeroizing::new([0; 16]);
+                egetkey(&request.encode(), &mut key).map_err(of_code)?;
+                whole(&key[..])
+            }
+            Keys::Gramine(folder) => {
+                let unreachable =
+                    |error: std::io::Error| PlatformError::Unreachable { errno: error.raw_os_error().unwrap_or(0) };
+                let path = folder.join(self.gramine_file(request)?);
+                whole(&Zeroizing::new(std::fs::read(path).map_err(unreachable)?))
+            }
         }
-        if request.isv_svn != self.identity.isv_svn || request.config_svn != 0 {
-            return Err(PlatformError::CannotBind("an older ISVSVN"));
-        }
-        let name = match request.policy {
-            KeyPolicy::MRENCLAVE => "_sgx_mrenclave",
-            KeyPolicy::MRSIGNER => "_sgx_mrsigner",
-            _ => return Err(PlatformError::CannotBind("more than one of MRENCLAVE and MRSIGNER")),
-        };
-        let unreachable =
-            |error: std::io::Error| PlatformError::Unreachable { errno: error.raw_os_error().unwrap_or(0) };
-        let key = Zeroizing::new(std::fs::read(self.keys.join(name)).map_err(unreachable)?);
-        whole(&key)
     }
-}
-
-fn versions(identity: &Identity, cpu_svn: &[u8; 16]) -> Versions {
-    Versions { cpu_svn: *cpu_svn, isv_svn: identity.isv_svn, config_svn: identity.config_svn }
 }
 
 fn of_code(code: u32) -> PlatformError {
@@ -208,7 +194,7 @@ mod tests {
     #[test]
     fn a_debug_enclave_is_development() {
         assert_eq!(Sgx::new(&report(true), Box::new(|_, _| Ok(()))).assurance(), Assurance::Development);
-        assert_eq!(Gramine::new(&report(true), "/nowhere".into()).assurance(), Assurance::Development);
+        assert_eq!(Sgx::gramine(&report(true), "/nowhere".into()).assurance(), Assurance::Development);
     }
 
     #[test]
@@ -217,7 +203,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("_sgx_mrenclave"), [5; 16]).unwrap();
         std::fs::write(folder.join("_sgx_mrsigner"), [6; 15]).unwrap();
-        let gramine = Gramine::new(&report(false), folder.clone());
+        let gramine = Sgx::gramine(&report(false), folder.clone());
         assert_eq!(derive(&gramine, &request()), Ok(vec![5; 16]));
         let signer = KeyRequest { policy: KeyPolicy::MRSIGNER, ..request() };
         assert_eq!(derive(&gramine, &signer), Err(PlatformError::Malformed));

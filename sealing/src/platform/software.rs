@@ -15,17 +15,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::egetkey::Derivation;
 use super::{Assurance, Identity, KeyRequest, Platform, PlatformError, PlatformKind, Versions};
+use crate::prk::Prk;
 use crate::rng::Rng;
-use crate::secret::{Key, Secret};
+use crate::secret::Secret;
 
 /// A root key from a protected file.
-pub struct RootFile(Key);
+pub struct RootFile(Prk);
 
 /// Why there is no root key.
 #[derive(Debug)]
@@ -78,9 +77,7 @@ impl RootFile {
         if !whole || bytes[48..80].iter().all(|&byte| byte == 0) {
             return Err(RootError::Malformed);
         }
-        let mut extract = hmac_of(&bytes[16..48]);
-        extract.update(&bytes[48..80]);
-        Ok(RootFile(taken(extract)))
+        Ok(RootFile(Prk::extract(&bytes[16..48], &bytes[48..80])))
     }
 
     /// Makes a root file, readable by its owner only, durable before this returns. One that exists stays.
@@ -127,26 +124,13 @@ impl Platform for Software {
     fn derive(&self, request: &KeyRequest) -> Result<Secret, PlatformError> {
         let exists = request.cpu_svn.iter().zip(&self.cpu_svn).all(|(requested, current)| requested <= current);
         let derivation = Derivation::check(request, &self.identity, &request.cpu_svn, exists, &[0; 16])?;
-        let mut expand = hmac_of(self.root.0.expose());
-        expand.update(LABEL);
-        expand.update(derivation.bytes());
-        expand.update(&[1]);
-        let key = taken(expand);
-        Ok(Secret::new(key.expose().to_vec()))
+        Ok(seal_key(&self.root.0, LABEL, &derivation))
     }
 }
 
-fn hmac_of(key: &[u8]) -> Hmac<Sha256> {
-    // HMAC takes keys of any length, so this cannot fail.
-    <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("any length")
-}
-
-fn taken(mac: Hmac<Sha256>) -> Key {
-    let mut bytes = mac.finalize().into_bytes();
-    let mut key = Key::zeroed();
-    key.expose_mut().copy_from_slice(&bytes);
-    bytes.as_mut_slice().zeroize();
-    key
+/// The key of a derivation under a root.
+pub(super) fn seal_key(root: &Prk, label: &[u8], derivation: &Derivation) -> Secret {
+    Secret::new(root.expand(&[label, derivation.bytes()]).expose().to_vec())
 }
 
 impl core::fmt::Display for RootError {

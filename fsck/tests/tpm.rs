@@ -1,0 +1,247 @@
+//! The tools with a TPM, against a real swtpm: a volume whose key a boot state opens, and one whose anchor is in NV memory.
+#![cfg(feature = "tpm")]
+
+#[path = "../../sealing/tests/swtpm/mod.rs"]
+mod swtpm;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use swtpm::Swtpm;
+use tempfile::TempDir;
+
+struct Bench {
+    tpm: Swtpm,
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let bench = Bench { tpm: Swtpm::start(), folder: tempfile::tempdir().unwrap() };
+        std::fs::write(bench.path("key"), "11".repeat(32)).unwrap();
+        std::fs::write(bench.path("approver"), "22".repeat(32)).unwrap();
+        std::fs::write(bench.path("data"), "some data").unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a tool in the folder: its exit code, and what it said on both outputs.
+    fn run(&self, program: &str, line: &str) -> (i32, String) {
+        let output = Command::new(program)
+            .args(line.split_whitespace())
+            .current_dir(self.folder.path())
+            .env("TSS2_LOG", "all+NONE")
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn sealing(&self, line: &str) -> (i32, String) {
+        self.run(env!("CARGO_BIN_EXE_sealing"), line)
+    }
+
+    fn mkfs(&self, line: &str) -> (i32, String) {
+        self.run(env!("CARGO_BIN_EXE_mkfs-sefs"), line)
+    }
+
+    fn debug(&self, line: &str) -> (i32, String) {
+        self.run(env!("CARGO_BIN_EXE_debug-sefs"), line)
+    }
+
+    fn fsck(&self, line: &str) -> (i32, String) {
+        self.run(env!("CARGO_BIN_EXE_fsck-sefs"), line)
+    }
+
+    /// A root, approved for the boot state that the machine is in.
+    fn init(&self) {
+        let tcti = self.tpm.tcti();
+        ok(self.sealing(&format!("tpm init --config root.toml --signing-key approver --pcrs 0,7 --tcti {tcti}")));
+    }
+
+    fn anchor(&self) -> String {
+        format!("tpm:0x1500016@swtpm:127.0.0.1:{}", self.tpm.port())
+    }
+}
+
+fn ok((code, text): (i32, String)) -> String {
+    assert_eq!(code, 0, "{text}");
+    text
+}
+
+/// It was refused, in words that contain all of `parts`.
+fn refused((code, text): (i32, String), parts: &[&str]) {
+    assert_ne!(code, 0, "{text}");
+    for part in parts {
+        assert!(text.contains(part), "'{part}' is missing: {text}");
+    }
+}
+
+const OWNER: &str = "--platform tpm:config=root.toml --allow-development";
+
+#[test]
+fn a_volume_opens_in_approved_boot_states_only() {
+    let bench = Bench::new();
+    bench.init();
+    refused(bench.sealing("tpm init --config root.toml --signing-key approver"), &["never replaced"]);
+    let made = ok(bench.mkfs(&format!("image --size 16M --key-file key {OWNER}")));
+    assert!(made.contains("for development"), "a swtpm says so: {made}");
+    refused(
+        bench.mkfs("other --size 16M --platform tpm:config=root.toml"),
+        &["for development", "--allow-development"],
+    );
+    ok(bench.debug(&format!("image {OWNER} ls /")));
+    let status = ok(bench.sealing("tpm status --config root.toml"));
+    assert!(status.contains("the root opens") && status.contains("development") && status.contains("SW"), "{status}");
+
+    // An update that nobody approved.
+    bench.tpm.extend(7, 0xab);
+    refused(bench.debug(&format!("image {OWNER} ls /")), &["not approved", "PCR 7 is ", "sealing tpm approve"]);
+    refused(bench.sealing("tpm status --config root.toml"), &["does not open", "PCR 7"]);
+    refused(bench.sealing(&format!("explain image {OWNER}")), &["PCR 7: sealed 0000", "boot state"]);
+    let (_, text) = bench.sealing(&format!("--json explain image {OWNER}"));
+    assert!(text.contains("\"field\":\"PCR 7\""), "{text}");
+    ok(bench.debug("image --key-file key ls /"));
+
+    // Nobody but the approver approves.
+    refused(
+        bench.sealing("tpm approve --config root.toml --signing-key key"),
+        &["not the key of this root's approver"],
+    );
+    ok(bench.sealing("tpm approve --config root.toml --signing-key approver"));
+    ok(bench.debug(&format!("image {OWNER} ls /")));
+
+    // The next update, approved before it came, on a machine without the TPM.
+    let next = bench.tpm.tool("tpm2_pcrread", &["sha256:0,7"]);
+    let values: Vec<&str> = next.split("0x").skip(1).map(|value| value[..64].trim()).collect();
+    let [zero, seven] = values[..] else { panic!("{next}") };
+    let extended = sha256(&[&unhex(seven)[..], &[0xcd; 32]].concat());
+    let line = format!("tpm approve --config root.toml --signing-key approver --pcr 0={zero} --pcr 7={extended}");
+    refused(bench.sealing(&format!("{line} --pcr 3={extended}")), &["no value of one of this root's PCRs"]);
+    ok(bench.sealing(&line));
+    bench.tpm.extend(7, 0xcd);
+    ok(bench.debug(&format!("image {OWNER} ls /")));
+}
+
+/// tpm2-tools has no digest of its own; openssl has.
+fn sha256(bytes: &[u8]) -> String {
+    use std::io::Write;
+    let mut child = Command::new("sha256sum")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()[..64].to_string()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+#[test]
+fn a_cleared_tpm_costs_its_slot_and_no_more() {
+    let bench = Bench::new();
+    bench.init();
+    ok(bench.mkfs(&format!("image --size 16M --key-file key {OWNER}")));
+    ok(bench.sealing(&format!("seal data --out blob --purpose test {OWNER}")));
+    let warned = ok(bench.sealing("doctor image --simulate tpm-clear"));
+    assert!(warned.contains("1 platform slots are lost, 1 others"), "{warned}");
+    for change in ["tpm-clear", "pcr-change"] {
+        refused(bench.sealing(&format!("doctor blob --simulate {change}")), &["WOULD NO LONGER OPEN"]);
+    }
+    ok(bench.sealing("doctor blob --simulate new-mrenclave"));
+    bench.tpm.tool("tpm2_clear", &["-c", "p"]);
+    refused(bench.debug(&format!("image {OWNER} ls /")), &["another TPM, or it was cleared"]);
+    refused(bench.sealing("tpm status --config root.toml"), &["cleared"]);
+    refused(bench.sealing(&format!("unseal blob --out x --purpose test {OWNER}")), &["cleared"]);
+    refused(bench.sealing("tpm approve --config root.toml --signing-key approver"), &["cleared"]);
+    ok(bench.debug("image --key-file key ls /"));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let bench = Bench::new();
+    let owner = |spec: &str| bench.debug(&format!("image --platform {spec} --allow-development ls /"));
+    bench.init();
+    ok(bench.mkfs(&format!("image --size 16M --key-file key {OWNER}")));
+    refused(owner("tpm:config=nowhere.toml"), &["No such file"]);
+    refused(owner("tpm"), &["no configuration is named"]);
+    refused(owner(&format!("tpm:config=root.toml,mrsigner={}", "11".repeat(32))), &["who approves boot states"]);
+    refused(owner("tpm:config=root.toml,tcti=nosuch"), &["names no TPM"]);
+    refused(owner("tpm:config=root.toml,root=x"), &["no such option"]);
+    ok(owner(&format!("tpm:config=root.toml,tcti={}", bench.tpm.tcti())));
+    // Other code on the same machine.
+    let code = format!("tpm:config=root.toml,policy=mrenclave,mrenclave={}", "33".repeat(32));
+    ok(bench.sealing(&format!("seal data --out blob --purpose test --allow-development --platform {code}")));
+    let other = code.replace("33", "44");
+    let unseal = |spec: &str| {
+        bench.sealing(&format!("unseal blob --out - --purpose test --allow-development --platform {spec}"))
+    };
+    assert!(ok(unseal(&code)).contains("some data"));
+    refused(unseal(&other), &["does not open"]);
+    refused(
+        bench.sealing(&format!("explain blob --allow-development --platform {other}")),
+        &["mrenclave: sealed 3333"],
+    );
+    std::fs::set_permissions(bench.path("root.toml"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    refused(owner("tpm:config=root.toml"), &["only its owner", "chmod 600"]);
+}
+
+#[test]
+fn an_anchor_in_a_tpm_refuses_yesterdays_volume() {
+    let bench = Bench::new();
+    let anchor = bench.anchor();
+    let from = bench.path("from");
+    std::fs::create_dir(&from).unwrap();
+    std::fs::write(from.join("file"), "first").unwrap();
+    refused(bench.debug(&format!("image --key-file key --anchor {anchor} ls /")), &["image"]);
+    let made = ok(bench.mkfs(&format!("image --size 16M --from from --key-file key --anchor {anchor}")));
+    assert!(made.contains("the anchor's TPM is a program"), "{made}");
+    refused(bench.mkfs(&format!("other --size 16M --key-file key --anchor {anchor}")), &["already", "another index"]);
+    assert!(!bench.path("other").exists());
+    let open = |image: &str| bench.debug(&format!("{image} --key-file key --anchor {anchor} ls /"));
+    assert!(ok(open("image")).contains("file"));
+    ok(bench.fsck(&format!("image -n --key-file key --anchor {anchor}")));
+    refused(bench.debug("image --key-file key ls /"), &["anchor"]);
+
+    std::fs::copy(bench.path("image"), bench.path("yesterday")).unwrap();
+    // A change of key slots is a checkpoint, and moves the anchor.
+    std::fs::write(bench.path("second"), "55".repeat(32)).unwrap();
+    ok(bench.sealing(&format!("slots add image --key-file key --anchor {anchor} --new-key-file second")));
+    ok(open("image"));
+    refused(open("yesterday"), &["yesterday", "roll"]);
+    ok(bench.debug("yesterday --key-file key --abandon-anchor ls /"));
+
+    // Another volume under the same anchor, and the anchor of another key.
+    ok(bench.mkfs("foreign --size 16M --key-file key"));
+    refused(open("foreign"), &["another key writes it"]);
+
+    bench.tpm.tool("tpm2_nvundefine", &["0x1500017", "-C", "o"]);
+    refused(open("image"), &["does not exist", "opening never creates"]);
+    let attributes = "policywrite|authread|no_da";
+    bench.tpm.tool("tpm2_nvdefine", &["0x1500017", "-C", "o", "-s", "48", "-a", attributes]);
+    refused(open("image"), &["not the one that was made"]);
+}
+
+#[test]
+fn a_counter_in_a_tpm_is_an_anchor_too() {
+    let bench = Bench::new();
+    let anchor = format!("tpm:counter:0x1500020@swtpm:127.0.0.1:{}", bench.tpm.port());
+    refused(
+        bench.mkfs(&format!("image --size 16M --key-file key --anchor {anchor} --anchor-policy strict")),
+        &["image"],
+    );
+    assert!(!bench.tpm.tool("tpm2_getcap", &["handles-nv-index"]).contains("1500020"), "it was taken away again");
+    ok(bench.mkfs(&format!("image --size 16M --key-file key --anchor {anchor}")));
+    std::fs::copy(bench.path("image"), bench.path("yesterday")).unwrap();
+    std::fs::write(bench.path("second"), "55".repeat(32)).unwrap();
+    ok(bench.sealing(&format!("slots add image --key-file key --anchor {anchor} --new-key-file second")));
+    ok(bench.debug(&format!("image --key-file key --anchor {anchor} ls /")));
+    refused(bench.debug(&format!("yesterday --key-file key --anchor {anchor} ls /")), &["roll"]);
+    // The counter under a content-bound name, and the other way round, is another anchor.
+    refused(bench.debug(&format!("image --key-file key --anchor {} ls /", anchor.replace("counter:", ""))), &["exist"]);
+}
