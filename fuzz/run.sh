@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 all=(decode patch mount_image mount_image_forged operations key_slots mkfs_input sealed_blob)
 which=${1:?usage: fuzz/run.sh TARGET|all [SECONDS | -runs=N]}
+[ "$which" = all ] || [[ " ${all[*]} " = *" $which "* ]] || { echo "fuzz/run.sh: no target '$which'; there are: ${all[*]}" >&2; exit 2; }
 bound=${2:-60}
 case $bound in
     -runs=*) ;;

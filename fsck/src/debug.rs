@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -12,18 +12,20 @@ use sefs::error::{Error, Posix};
 use sefs::format::{CHECKPOINT_SLOTS, FileKind, GROUP_PREFIX_LEN, GroupPrefix, Header};
 use sefs::types::{BLOCK_SIZE, BLOCK_SIZE_U64, InodeNo};
 use sefs::vfs::{Attr, Caller, DirEntry, Volume, VolumeInfo};
+use sefs_manifest::{Digest, Record};
 use serde_json::{Value, json};
 
 use crate::image::ImageUse;
 use crate::invocation;
-use crate::key_source::KeyArgs;
+use crate::key_source::{Environment, KeyArgs};
 use crate::listing::{
     CopyError, copy_out, device_numbers, entries, kind_text, mode_text, resolve, time_text, write_name,
 };
+use crate::manifests;
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::opening::{Located, Unlocked};
-use crate::report::{Failure, Output, Tool, harden};
+use crate::report::{Failure, FailureKind, Output, Tool, harden};
 use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_label, stat_text};
 use crate::size;
 
@@ -31,7 +33,7 @@ use crate::size;
 #[derive(Parser, Debug)]
 #[command(name = "debug.sefs", bin_name = "debug.sefs", version, max_term_width = 100, subcommand_required = true)]
 pub struct DebugArgs {
-    /// The image or block device
+    /// The image or block device; for verify-proof the proof
     #[arg(value_hint = clap::ValueHint::FilePath)]
     image: PathBuf,
     #[command(flatten)]
@@ -80,12 +82,33 @@ enum Look {
     Slots,
     /// Show what identifies the volume's state
     RootDigest,
+    /// Show the root of the manifest: one digest of everything in the volume, but for times
+    Manifest {
+        /// Show the whole list too
+        #[arg(long)]
+        list: bool,
+    },
+    /// Write a proof of what paths are to a file or to standard output; links on the way are proved too
+    Prove {
+        /// Paths in the volume
+        #[arg(required = true)]
+        paths: Vec<OsString>,
+        /// The file to write
+        #[arg(long, short = 'O', value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+        output: Option<PathBuf>,
+    },
+    /// Check a proof against the root of a manifest; IMAGE is the proof, and no key is needed
+    VerifyProof {
+        /// The root, as manifest showed it
+        #[arg(value_name = "ROOT", value_parser = manifests::parse_root)]
+        root: Digest,
+    },
 }
 
 /// Runs the tool: `args` start with the program's name.
 pub fn run(args: &[OsString]) -> ExitCode {
     harden();
-    let args: DebugArgs = match invocation::parse(args, ExitCode::from(2)) {
+    let args: DebugArgs = match invocation::parse(args, WRONG_USAGE.into()) {
         Ok(args) => args,
         Err(exit) => return exit,
     };
@@ -94,11 +117,16 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             TOOL.fail(&failure);
-            ExitCode::FAILURE
+            match failure.kind() {
+                FailureKind::Usage => WRONG_USAGE.into(),
+                FailureKind::Operational => ExitCode::FAILURE,
+            }
         }
     }
 }
 
+/// The exit code of a command line that makes no sense.
+const WRONG_USAGE: u8 = 2;
 const TOOL: Tool = Tool("debug.sefs");
 /// Listings go out in pieces of about that many bytes.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -115,9 +143,12 @@ struct Debug {
 impl Debug {
     fn run(&mut self) -> Result<(), Failure> {
         self.args.key = MountOptions::key_args(&self.args.options, &self.args.key)?;
+        if let Look::VerifyProof { root } = self.args.look {
+            return self.verify_proof(&root);
+        }
         let located = Located::open(&self.args.image, ImageUse::ReadOnly)?;
-        let without_key = matches!(self.args.look, Look::Super | Look::Slots) && !self.key_is_named();
-        if without_key {
+        let needs_none = matches!(self.args.look, Look::Super | Look::Slots);
+        if needs_none && !self.args.key.names_key(&self.args.image, &Environment::host())? {
             return self.header(&located.header, None);
         }
         let unlocked = located.unlock(&self.args.key, TOOL)?;
@@ -131,16 +162,10 @@ impl Debug {
             Look::Log => self.log(&unlocked, &volume.info()),
             Look::Space => self.space(&volume),
             Look::RootDigest => self.root_digest(&unlocked, &volume.info()),
+            Look::Manifest { list } => self.manifest(&volume, *list),
+            Look::Prove { paths, output } => self.prove(&volume, &paths.clone(), output.clone().as_deref()),
+            Look::VerifyProof { root } => self.verify_proof(&root.clone()),
         }
-    }
-
-    /// Whether any source of a key is named, on the command line or elsewhere.
-    fn key_is_named(&self) -> bool {
-        let key = &self.args.key;
-        key.key_file.is_some()
-            || key.passphrase_file.is_some()
-            || key.platform.is_some()
-            || std::env::var_os("SEFS_KEY_FILE").is_some()
     }
 
     fn ls(&mut self, volume: &Volume, path: &OsString) -> Result<(), Failure> {
@@ -415,6 +440,43 @@ impl Debug {
             );
         }
         self.out.bytes(text.as_bytes())
+    }
+
+    fn manifest(&mut self, volume: &Volume, list: bool) -> Result<(), Failure> {
+        let manifest = manifests::of_volume(volume)?;
+        if list {
+            self.records(manifest.records().iter())?;
+        }
+        let (root, entries) = (hex(&manifest.root()), manifest.records().len());
+        if self.args.json {
+            return self.out.json(&json!({"manifest_root": root, "entries": entries}));
+        }
+        self.out.line(format!("manifest root {root}"))?;
+        self.out.line(format!("{entries} entries"))
+    }
+
+    fn prove(&mut self, volume: &Volume, paths: &[OsString], output: Option<&Path>) -> Result<(), Failure> {
+        let paths: Vec<&[u8]> = paths.iter().map(|path| path.as_bytes()).collect();
+        let proof = manifests::prove(&manifests::of_volume(volume)?, &paths)?.encode();
+        match output {
+            Some(path) => std::fs::write(path, proof).map_err(|error| Failure::io(path, &error)),
+            None if self.terminal => {
+                Err(Failure::usage("prove", "a proof is no text for a terminal").way_out("give --output FILE"))
+            }
+            None => self.out.bytes(&proof),
+        }
+    }
+
+    fn verify_proof(&mut self, root: &Digest) -> Result<(), Failure> {
+        let proof = manifests::verify(&self.args.image, root)?;
+        self.records(proof.records.iter().map(|(_, record)| record))
+    }
+
+    fn records<'a>(&mut self, mut records: impl Iterator<Item = &'a Record>) -> Result<(), Failure> {
+        records.try_for_each(|record| match self.args.json {
+            true => self.out.json(&manifests::record_json(record)),
+            false => self.out.line(manifests::record_text(record)),
+        })
     }
 
     fn root_digest(&mut self, unlocked: &Unlocked, info: &VolumeInfo) -> Result<(), Failure> {

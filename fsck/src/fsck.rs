@@ -128,6 +128,10 @@ struct Fsck {
     quiet: bool,
 }
 
+fn is_rolled_back(finding: &Finding) -> bool {
+    matches!(finding, Finding::Unmountable { error: Error::RolledBack(_) })
+}
+
 /// What a check came to.
 struct Checked {
     summary: CheckSummary,
@@ -161,9 +165,19 @@ impl Fsck {
         if mode == Mode::Look || !wanted {
             return self.end(&first, None, NOTHING_CHANGED);
         }
+        if first.findings.iter().any(is_rolled_back) {
+            return self.end(&first, None, "nothing was changed; put the newest image back");
+        }
         let anchored = unlocked.source.anchor.is_some() || unlocked.source.abandon_anchor;
         if mode == Mode::Automatic && anchored {
             return self.end(&first, None, "nothing was changed: that would move the anchor; --repair does");
+        }
+        if mode == Mode::Automatic && first.findings.iter().any(Finding::is_of_the_host) {
+            return self.end(
+                &first,
+                None,
+                "nothing was changed, for not all of it authenticates; --repair does what loses nothing",
+            );
         }
         if !errors && self.args.accept_loss.is_empty() {
             self.replay(&unlocked)?;

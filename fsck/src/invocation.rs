@@ -1,5 +1,5 @@
-//! How a tool was called: under which name, and whether it is to print its own man page or shell completion instead of
-//! working.
+//! How a tool was called: under which name, and whether it is to print its own man page (or write that and those of its commands into a folder) or shell completion
+//! instead of working: `--generate man [FOLDER]`, `--generate bash|zsh|fish`.
 //!
 //! `mkfs.fuse.sefs` and `fsck.fuse.sefs` are the same programs as the system's helpers: they ask nothing and print nothing
 //! on success.
@@ -36,17 +36,33 @@ impl Role {
 /// anything else is wrong usage.
 pub fn parse<T: Parser>(args: &[OsString], usage_exit: ExitCode) -> Result<T, ExitCode> {
     let mut command = T::command();
-    if let [_, option, kind] = args
-        && option == OsStr::new("--generate")
-    {
-        return Err(generate(&mut command, kind, usage_exit));
-    }
     let name = command.get_name().to_string();
+    let generate = OsStr::new("--generate");
+    match args {
+        [_, option, kind] if option == generate => return Err(print(&mut command, kind, usage_exit)),
+        [_, option, kind, folder] if option == generate && kind == OsStr::new("man") => {
+            let mut command = command.disable_help_subcommand(true);
+            command.build();
+            return Err(match write_pages(&command, Path::new(folder)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    let _ =
+                        writeln!(std::io::stderr(), "{name}: {}: {error}; make that directory first", folder.display());
+                    usage_exit
+                }
+            });
+        }
+        _ => {}
+    }
     match command.try_get_matches_from_mut(args).and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
         Ok(parsed) => Ok(parsed),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             let _ = error.print();
             Err(ExitCode::SUCCESS)
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = writeln!(std::io::stderr(), "{name}: no command is given; see {name} --help");
+            Err(usage_exit)
         }
         Err(error) => {
             // clap spreads what it says over several lines: usage, tips. One line is our rule, and its first says it.
@@ -61,17 +77,28 @@ pub fn parse<T: Parser>(args: &[OsString], usage_exit: ExitCode) -> Result<T, Ex
     }
 }
 
-fn generate(command: &mut Command, kind: &OsStr, usage_exit: ExitCode) -> ExitCode {
+/// A command's man page.
+fn page(command: &Command) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let man = clap_mangen::Man::new(command.clone()).section("8").source("SEFS").manual("System Administration");
+    man.render(&mut text).map(|()| text)
+}
+
+/// Writes the page of a command, and those of its commands, that it refers to.
+fn write_pages(command: &Command, folder: &Path) -> std::io::Result<()> {
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    std::fs::write(folder.join(format!("{name}.8")), page(command)?)?;
+    command.get_subcommands().filter(|command| !command.is_hide_set()).try_for_each(|it| write_pages(it, folder))
+}
+
+fn print(command: &mut Command, kind: &OsStr, usage_exit: ExitCode) -> ExitCode {
     let mut text = Vec::new();
     let name = command.get_name().to_string();
     match kind.to_str() {
-        Some("man") => {
-            let man =
-                clap_mangen::Man::new(command.clone()).section("8").source("SEFS").manual("System Administration");
-            if man.render(&mut text).is_err() {
-                return usage_exit;
-            }
-        }
+        Some("man") => match page(command) {
+            Ok(man) => text = man,
+            Err(_) => return usage_exit,
+        },
         Some("bash") => clap_complete::generate(Shell::Bash, command, &name, &mut text),
         Some("zsh") => clap_complete::generate(Shell::Zsh, command, &name, &mut text),
         Some("fish") => clap_complete::generate(Shell::Fish, command, &name, &mut text),

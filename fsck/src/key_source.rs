@@ -51,7 +51,7 @@ pub struct KeyArgs {
     /// Where the volume's newest state is kept, to detect rollback (file:PATH)
     #[arg(long, value_name = "KIND:PLACE")]
     pub anchor: Option<AnchorSpec>,
-    /// Open an anchored volume without its anchor, and give up protection against rollback
+    /// Open an anchored volume without its anchor, and give up protection against rollback: for good, once it is written to
     #[arg(long)]
     pub abandon_anchor: bool,
     /// Open exactly this packed image (not supported yet)
@@ -75,6 +75,8 @@ pub enum IoKind {
 pub struct KeySource {
     secret: SlotSecret,
     place: String,
+    /// The files that it was read from.
+    pub files: Vec<PathBuf>,
     /// Lines that the tool prints with [`crate::Tool::warn`].
     pub warnings: Vec<String>,
     /// The volume that must be found.
@@ -110,16 +112,20 @@ impl KeyArgs {
     pub fn key_source_in(&self, image: &Path, environment: &Environment) -> Result<KeySource, Failure> {
         self.refuse_unsupported()?;
         let table = self.table_entry(image, environment)?;
-        let origin = match (Origin::of(self)?, &environment.key_file) {
+        let origin = match (Origin::of(self, &OPTIONS)?, &environment.key_file) {
             (Some(origin), _) => origin,
             (None, Some(path)) => Origin::File(Place::key_file(path.into(), KEY_FILE_VARIABLE)),
-            (None, None) => Origin::of(&table)?.ok_or_else(|| no_key(image))?,
+            (None, None) => Origin::of(&table, &TABLE)?.ok_or_else(|| no_key(image))?,
         };
-        let (secret, warnings) = origin.read(self.allow_development || table.allow_development)?;
+        let (secret, mut warnings) = origin.read(self.allow_development || table.allow_development)?;
         let abandon_anchor = self.abandon_anchor;
+        if abandon_anchor {
+            warnings.push(ABANDONED.into());
+        }
         let anchor = self.anchor.clone().or(table.anchor).filter(|_| !abandon_anchor);
         let volume_id = self.volume_id.or(table.volume_id);
-        Ok(KeySource { secret, place: origin.described(), warnings, volume_id, anchor, abandon_anchor })
+        let (place, files) = (origin.described(), origin.files());
+        Ok(KeySource { secret, place, files, warnings, volume_id, anchor, abandon_anchor })
     }
 
     /// Takes a mount option over. `false`: the option is not one of these.
@@ -177,9 +183,27 @@ impl KeyArgs {
             },
             Ok(None) => Ok(KeyArgs::default()),
             // A table that this user may not read concerns nobody who brought a key.
-            Err(failure) if failure.kind() == FailureKind::Operational && self.has_key() => Ok(KeyArgs::default()),
+            Err(failure) if failure.kind() == FailureKind::Operational && self.brings_key(environment) => {
+                Ok(KeyArgs::default())
+            }
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Whether a key for `image` is named anywhere. A table that this user may not read names none.
+    pub fn names_key(&self, image: &Path, environment: &Environment) -> Result<bool, Failure> {
+        if self.brings_key(environment) {
+            return Ok(true);
+        }
+        match self.table_entry(image, environment) {
+            Ok(table) => Ok(table.has_key()),
+            Err(failure) if failure.kind() == FailureKind::Operational => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn brings_key(&self, environment: &Environment) -> bool {
+        self.has_key() || environment.key_file.is_some()
     }
 
     fn has_key(&self) -> bool {
@@ -287,19 +311,41 @@ enum Origin {
     Shares(Vec<Place>),
 }
 
+/// What the places of keys are called where they were named.
+struct Names {
+    key_file: &'static str,
+    passphrase_file: &'static str,
+    all: &'static str,
+}
+
+const OPTIONS: Names = Names { key_file: "--key-file", passphrase_file: "--passphrase-file", all: "key options" };
+const TABLE: Names = Names {
+    key_file: "key-file of /etc/sefs.toml",
+    passphrase_file: "passphrase-file of /etc/sefs.toml",
+    all: "/etc/sefs.toml",
+};
+
 impl Origin {
-    /// The one origin that `args` name, if any.
-    fn of(args: &KeyArgs) -> Result<Option<Origin>, Failure> {
+    /// The one origin that `args` name, if any; `names` are those of their fields, where the caller wrote them.
+    fn of(args: &KeyArgs, names: &Names) -> Result<Option<Origin>, Failure> {
         let place = |kind, named_by| move |path: &PathBuf| Place { path: path.clone(), kind, named_by };
-        let key = args.key_file.as_ref().map(place(SlotKind::RawKey, "--key-file")).map(Origin::File);
-        let passphrase = args.passphrase_file.as_ref().map(place(SlotKind::Passphrase, "--passphrase-file"));
+        let key = args.key_file.as_ref().map(place(SlotKind::RawKey, names.key_file)).map(Origin::File);
+        let passphrase = args.passphrase_file.as_ref().map(place(SlotKind::Passphrase, names.passphrase_file));
         let platform = args.platform.clone().map(Origin::Platform);
         let shares: Vec<Place> = args.share_file.iter().map(place(SlotKind::Shares, "--share-file")).collect();
         let shares = (!shares.is_empty()).then_some(Origin::Shares(shares));
         let mut named = [key, passphrase.map(Origin::File), platform, shares].into_iter().flatten();
         match (named.next(), named.next()) {
-            (_, Some(_)) => Err(Failure::usage("key", "more than one source is given").way_out(ONE_OF)),
+            (_, Some(_)) => Err(Failure::usage(names.all, "more than one key is named").way_out("name one")),
             (one, None) => Ok(one),
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Origin::File(place) => vec![place.path.clone()],
+            Origin::Shares(places) => places.iter().map(|place| place.path.clone()).collect(),
+            Origin::Platform(_) => Vec::new(),
         }
     }
 
@@ -368,7 +414,9 @@ impl Place {
             let mut raw = Zeroizing::new(vec![0; digits.len() / 2]);
             decode_hex(digits, &mut raw).map(|()| raw)
         });
-        let raw = decoded.ok_or_else(|| self.refused("it is no recovery share"))?;
+        let raw = decoded.ok_or_else(|| {
+            self.refused("it is no recovery share").way_out("give a file that sealing slots add --share-dir wrote")
+        })?;
         let share = Share::decode(&raw).map_err(|error| {
             self.refused(error).way_out("use another share; this one was changed, or never was one")
         })?;
@@ -468,7 +516,9 @@ fn no_key(image: &Path) -> Failure {
 }
 
 const KEY_FILE_VARIABLE: &str = "SEFS_KEY_FILE";
-const ONE_OF: &str = "give --key-file FILE or --passphrase-file FILE";
+const ONE_OF: &str = "give --key-file FILE or --passphrase-file FILE, or name the key in /etc/sefs.toml";
+const ABANDONED: &str = "--abandon-anchor: an older state of this volume would not be noticed; once something is written to it, \
+     it has no anchor any more";
 /// What stands before the hex digits of a share.
 pub const SHARE_PREFIX: &str = "sealing-share-1:";
 const MAX_SECRET_LEN: usize = 65_536;

@@ -33,7 +33,7 @@ use crate::populate::{self, Counts, PopulateError, Step, Survey};
 use crate::progress::{Progress, Unit};
 use crate::report::{Failure, Output, Tool, harden};
 use crate::size;
-use crate::source::WalkOptions;
+use crate::source::{FileId, WalkOptions};
 use crate::volume_id::VolumeId;
 
 /// Make an encrypted, integrity-protected SEFS volume in a file or on a block device.
@@ -65,9 +65,9 @@ pub struct MkfsArgs {
     /// The same as mount options: key-file=FILE,passphrase-file=FILE,…
     #[arg(short = 'o', value_name = "OPTION,…", help_heading = "Key and trust")]
     options: Vec<String>,
-    /// When the anchor advances: at every commit (strict), or at checkpoints only
-    #[arg(long, value_enum, default_value_t = Policy::Strict, requires = "anchor", help_heading = "Key and trust")]
-    anchor_policy: Policy,
+    /// When the anchor advances: at every commit (strict, the default), or at checkpoints only
+    #[arg(long, value_enum, help_heading = "Key and trust")]
+    anchor_policy: Option<Policy>,
     /// A name for people, at most 64 bytes
     #[arg(long, short = 'L', default_value = "", hide_default_value = true)]
     label: String,
@@ -143,6 +143,7 @@ struct Made {
     size_bytes: u64,
     volume_id: VolumeId,
     kinds: Vec<String>,
+    anchor: Option<String>,
     counts: Option<Counts>,
 }
 
@@ -152,6 +153,7 @@ impl Mkfs {
         self.refuse_unsupported()?;
         let sources = self.key_sources()?;
         let place = Place::find(&self.args.image, self.args.force)?;
+        self.refuse_replacing_parts(&place, &sources)?;
         let survey = self.survey(&place)?;
         let content = Content { survey, size_bytes: self.size_bytes(&place, survey.as_ref())? };
         if let Some(survey) = &content.survey {
@@ -208,6 +210,31 @@ impl Mkfs {
         Ok(())
     }
 
+    /// Not even by force: what the volume needs, or is made of, does not give its place to it.
+    fn refuse_replacing_parts(&self, place: &Place, sources: &[KeySource]) -> Result<(), Failure> {
+        let refused = |what: &str| {
+            Err(Failure::usage(self.args.image.display(), format!("it is {what}")).way_out("name another image"))
+        };
+        let id = |path: &Path| std::fs::metadata(path).ok().map(|metadata| FileId::of(&metadata));
+        let image = place.occupied_id();
+        let keys = sources.iter().flat_map(|source| &source.files);
+        if image.is_some() && keys.into_iter().any(|key| id(key) == image) {
+            return refused("the file of a key that opens it");
+        }
+        let anchor = sources.iter().find_map(|source| source.anchor.as_ref());
+        if let Some(AnchorSpec::File(anchor)) = anchor
+            && place.is_path(anchor)
+        {
+            return refused("the place of its own anchor");
+        }
+        match &self.args.from {
+            Some(from) if place.holds_other_data() && place.is_below(from) => {
+                refused("a file of the directory to be sealed")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Every source that was given becomes a slot.
     fn key_sources(&self) -> Result<Vec<KeySource>, Failure> {
         let key = &self.args.key;
@@ -229,10 +256,18 @@ impl Mkfs {
         }
         let sources: Result<Vec<KeySource>, Failure> =
             several.iter().map(|args| args.key_source(&self.args.image)).collect();
-        for warning in sources.iter().flatten().flat_map(|source| &source.warnings) {
-            TOOL.warn(warning);
+        let sources = sources?;
+        sources.iter().flat_map(|source| &source.warnings).for_each(|warning| self.warn(warning));
+        if self.args.anchor_policy.is_some() && sources.iter().all(|source| source.anchor.is_none()) {
+            return Err(Failure::usage("--anchor-policy", "the volume gets no anchor").way_out("give --anchor too"));
         }
-        sources
+        Ok(sources)
+    }
+
+    fn warn(&self, line: &str) {
+        if !self.quiet {
+            TOOL.warn(line);
+        }
     }
 
     fn survey(&self, place: &Place) -> Result<Option<Survey>, Failure> {
@@ -297,12 +332,12 @@ impl Mkfs {
         sealing::Rng::fill(&OsRng, &mut volume_id).map_err(|_| failed(Error::Rng))?;
         // A random UUID (RFC 9562, version 4).
         (volume_id[6], volume_id[8]) = (volume_id[6] & 0x0f | 0x40, volume_id[8] & 0x3f | 0x80);
-        let volume_id = self.args.key.volume_id.unwrap_or(VolumeId(volume_id));
+        let volume_id = sources.iter().find_map(|source| source.volume_id).unwrap_or(VolumeId(volume_id));
         let env = Env::host();
         let (key, slots) = slots(sources, &volume_id, &env)?;
         let policy = match self.args.anchor_policy {
-            Policy::Strict => AnchorPolicy::Strict,
-            Policy::Checkpoint => AnchorPolicy::Checkpoint,
+            None | Some(Policy::Strict) => AnchorPolicy::Strict,
+            Some(Policy::Checkpoint) => AnchorPolicy::Checkpoint,
         };
         let options = FormatOptions {
             size_bytes: content.size_bytes,
@@ -327,6 +362,7 @@ impl Mkfs {
             size_bytes: content.size_bytes,
             volume_id,
             kinds: sources.iter().map(KeySource::label).collect(),
+            anchor: sources.iter().find_map(|source| source.anchor.as_ref()).map(AnchorSpec::to_string),
             counts,
         })
     }
@@ -342,7 +378,7 @@ impl Mkfs {
                     progress.set(counts.bytes);
                 }
             }
-            Step::Warning(line) => TOOL.warn(&line),
+            Step::Warning(line) => self.warn(&line),
         })
         .map_err(|error| self.not_filled(error, content))
     }
@@ -363,6 +399,11 @@ impl Mkfs {
                     if is_device(&self.args.image) { "the device holds no volume now" } else { "nothing was made" };
                 Failure::new(self.args.image.display(), format!("interrupted; {left}")).way_out("run it again")
             }
+            PopulateError::Source(what) if self.args.from.as_deref() == Some(&*what.path) => Failure::new(
+                escaped(what.path.as_os_str().as_encoded_bytes()),
+                format!("it cannot be read: {}", what.errno.desc()),
+            )
+            .way_out("name a directory that can be read"),
             PopulateError::Source(what) => Failure::new(
                 escaped(what.path.as_os_str().as_encoded_bytes()),
                 format!("it cannot be read: {}", what.errno.desc()),
@@ -444,7 +485,7 @@ impl Mkfs {
             "label": self.args.label,
             "size_bytes": made.size_bytes,
             "key_slots": kinds,
-            "anchor": self.args.key.anchor.as_ref().map(AnchorSpec::to_string),
+            "anchor": made.anchor,
             "content": counts,
         })
     }

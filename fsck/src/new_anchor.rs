@@ -1,7 +1,7 @@
 //! The anchor of a new volume. Making a volume is the one occasion on which an anchor is made.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sefs::anchor::{Anchor, FileAnchor};
@@ -23,16 +23,17 @@ impl NewAnchor {
         let Some(AnchorSpec::File(path)) = sources.first().and_then(|source| source.anchor.clone()) else {
             return Ok(NewAnchor { anchor: None, path: None });
         };
+        let name = format!("anchor file:{}", path.display());
         if path.exists() {
-            return Err(Failure::new(
-                format!("anchor file:{}", path.display()),
-                "it exists and may be another volume's",
-            )
-            .way_out("name a new file, or remove it if its volume is gone"));
+            return Err(Failure::new(name, "it exists and may be another volume's")
+                .way_out("name a new file, or remove it if its volume is gone"));
         }
-        let anchor = FileAnchor::create(&path).map_err(|error| {
-            Failure::new(format!("anchor file:{}", path.display()), Error::from(error)).way_out("check the path")
-        })?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            return Err(Failure::new(name, "its directory does not exist").way_out("make that directory first"));
+        }
+        let anchor = FileAnchor::create(&path)
+            .map_err(|error| Failure::new(name, Error::from(error)).way_out("check the path and its permissions"))?;
         Ok(NewAnchor { anchor: Some(Arc::new(anchor)), path: Some(path) })
     }
 

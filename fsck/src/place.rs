@@ -28,6 +28,7 @@ pub struct Place {
     old: Option<Image>,
     device: bool,
     len_bytes: u64,
+    holds_other_data: bool,
 }
 
 /// A volume that is being made and does not stand in its place yet.
@@ -44,7 +45,8 @@ impl Place {
         let metadata = match fs::metadata(image) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Place { path: new_path(image)?, old: None, device: false, len_bytes: 0 });
+                let (path, old) = (new_path(image)?, None);
+                return Ok(Place { path, old, device: false, len_bytes: 0, holds_other_data: false });
             }
             Err(error) => return Err(Failure::io(image, &error).way_out("check the path and its permissions")),
         };
@@ -64,7 +66,8 @@ impl Place {
         let path = if device { image.to_path_buf() } else { fs::canonicalize(image).map_err(of_image)? };
         // The length of what is to be replaced says nothing about what is to come.
         let len_bytes = if device || found == Occupant::Nothing { len_bytes } else { 0 };
-        Ok(Place { path, old: Some(old), device, len_bytes })
+        let holds_other_data = !matches!(found, Occupant::Nothing | Occupant::Volume { .. });
+        Ok(Place { path, old: Some(old), device, len_bytes, holds_other_data })
     }
 
     /// Bytes of a device, or of a file that holds nothing yet (`truncate -s 1G image`); otherwise 0.
@@ -77,9 +80,30 @@ impl Place {
         self.device
     }
 
+    /// Whether what stands there is something else than a volume.
+    pub fn holds_other_data(&self) -> bool {
+        self.holds_other_data
+    }
+
+    /// Whether `path` leads here, if something stands there or not.
+    pub fn is_path(&self, path: &Path) -> bool {
+        fs::canonicalize(path).ok().or_else(|| new_path(path).ok()).is_some_and(|path| path == self.path)
+    }
+
+    /// Whether it is a file below `directory`.
+    pub fn is_below(&self, directory: &Path) -> bool {
+        fs::canonicalize(directory).is_ok_and(|directory| self.path.starts_with(directory))
+    }
+
     /// What stands there.
     pub fn occupied_id(&self) -> Option<FileId> {
         self.old.as_ref().and_then(|old| old.file().metadata().ok()).map(|metadata| FileId::of(&metadata))
+    }
+
+    /// What stands there now is what was looked at: nothing, or what is locked.
+    fn unchanged(&self) -> Result<(), Failure> {
+        let now = fs::metadata(&self.path).ok().map(|metadata| FileId::of(&metadata));
+        if self.device || now == self.occupied_id() { Ok(()) } else { Err(appeared(&self.path)) }
     }
 
     /// Refuses early what cannot succeed: a volume is sparse, but its content is not.
@@ -128,7 +152,14 @@ impl Unplaced {
             keep_attributes(&self.file, old).map_err(|error| self.failed(&error))?;
         }
         self.file.sync_all().map_err(|error| host_refused(path, &error))?;
-        temporary.persist(path).map_err(|error| self.failed(&error.error))?;
+        self.place.unchanged()?;
+        match &self.place.old {
+            Some(_) => temporary.persist(path).map_err(|error| self.failed(&error.error))?,
+            None => temporary.persist_noclobber(path).map_err(|error| match error.error.kind() {
+                io::ErrorKind::AlreadyExists => appeared(path),
+                _ => self.failed(&error.error),
+            })?,
+        }
         let directory = path.parent().unwrap_or(Path::new("/"));
         // The rename is durable when the directory is. Some filesystems cannot sync directories; then it is as it is.
         if let Ok(directory) = File::open(directory) {
@@ -140,6 +171,11 @@ impl Unplaced {
     fn failed(&self, error: &io::Error) -> Failure {
         Failure::io(&self.place.path, error)
     }
+}
+
+fn appeared(path: &Path) -> Failure {
+    Failure::new(path.display(), "something else was put there while the volume was made; it is left as it is")
+        .way_out("look at it, then name another image or start again")
 }
 
 /// Whether `path` is a block device.

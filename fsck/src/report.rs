@@ -245,14 +245,41 @@ impl<W: Write> Output<W> {
     }
 }
 
-/// Keeps secrets in this process: no core dumps, no reading of its memory by other processes of the same user. What the
-/// system refuses is not fatal, for a tool without these is still the tool that was asked for.
+/// Keeps secrets in this process: no core dumps, no reading of its memory by other processes of the same user, nothing of
+/// it on a swap device. What the system refuses is not fatal, for a tool without these is still the tool that was asked for.
 ///
 /// Call it first, before any secret is read.
 pub fn harden() {
     use nix::sys::resource::{Resource, setrlimit};
+    let locks_freely = locks_freely();
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let _ = nix::sys::prctl::set_dumpable(false);
+    // Under a limit there would be no more memory once the limit is reached; that is worse than a page that is swapped out.
+    if locks_freely {
+        lock_memory();
+    }
+}
+
+/// Whether this process may lock as much memory as it likes: by its limit, or by its capabilities outside of any container
+/// with users of its own.
+fn locks_freely() -> bool {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+    const CAP_IPC_LOCK: u32 = 14;
+    if matches!(getrlimit(Resource::RLIMIT_MEMLOCK), Ok((RLIM_INFINITY, _))) {
+        return true;
+    }
+    let read = |name: &str| std::fs::read_to_string(Path::new("/proc/self").join(name)).unwrap_or_default();
+    let (status, users) = (read("status"), read("uid_map"));
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = capabilities.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+    capabilities >> CAP_IPC_LOCK & 1 == 1 && users.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Keeps every page that is used in memory from now on, and takes none that is not.
+fn lock_memory() {
+    use nix::sys::mman::{MlockAllFlags, mlockall};
+    let as_they_are_used = MlockAllFlags::from_bits_retain(nix::libc::MCL_ONFAULT);
+    let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | as_they_are_used);
 }
 
 /// Control characters, which a file name may hold, as escapes: a line stays one line and a terminal is left alone.
@@ -271,13 +298,14 @@ fn volume_way_out(error: &Error) -> Option<&'static str> {
         Error::Tampered(_) => Some("fsck.sefs -n shows all that is hit; take the rest from a copy"),
         Error::RolledBack(_) => Some("put the newest image back"),
         Error::Corrupt(_) => Some("fsck.sefs -n shows all that is hit; please report it with its output"),
-        Error::Malformed(Malformed::NotSefs) => Some("check the path; mkfs.sefs makes a volume"),
+        Error::Malformed(Malformed::NotSefs) => Some("check the path; if it was one, take the image from a copy"),
         Error::Malformed(Malformed::Truncated { .. }) => Some("take the whole image from a copy"),
         Error::Malformed(Malformed::HeaderField(_)) => Some("take the image from a copy"),
         // These say themselves what to do.
         Error::Incompatible(Incompatible::AnchorRequired | Incompatible::FormatVersion(_))
         | Error::Incompatible(Incompatible::Features(_)) => None,
         Error::Incompatible(Incompatible::NotAnchored) => Some("leave --anchor away"),
+        Error::Incompatible(Incompatible::OtherAnchor) => Some("give its own anchor"),
         Error::Incompatible(Incompatible::VolumeId) => Some("check the path and --volume-id"),
         Error::Incompatible(Incompatible::Suite(_) | Incompatible::ImageType(_)) => Some("use a newer release"),
         Error::Backend(_) => Some("check the disk below the image"),
@@ -356,5 +384,10 @@ mod tests {
         harden();
         assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
         assert!(!nix::sys::prctl::get_dumpable().unwrap());
+        if locks_freely() {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+            assert_ne!(locked.trim(), "0 kB", "memory is locked where the limit allows it");
+        }
     }
 }

@@ -8,6 +8,8 @@ mod debug;
 mod from;
 #[path = "cli/fsck.rs"]
 mod fsck;
+#[path = "cli/manifest.rs"]
+mod manifest;
 #[path = "cli/mkfs.rs"]
 mod mkfs;
 #[path = "cli/repair.rs"]

@@ -4,7 +4,8 @@
 //! 1. Each reply that carries an entry counts as one acquisition of its inode, taken before the reply and given back by
 //!    FORGET: an inode without links lives as long as the kernel knows it. (Files are opened without asking the server,
 //!    so there is no count of opens.)
-//! 2. No request waits for a commit in an event loop, and none waits for the kernel there.
+//! 2. No request waits for a commit in an event loop, but a change for which only a checkpoint makes room; and none waits for
+//!    the kernel there.
 //! 3. The kernel has checked permissions (`default_permissions` is always on), so no call here checks them again.
 
 use std::cell::RefCell;
@@ -362,19 +363,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.served.read(|volume| Ok(volume.stat_fs())) {
-            Ok(stat) => reply.statfs(
-                stat.blocks,
-                stat.blocks_free,
-                stat.blocks_available,
-                stat.inodes,
-                stat.inodes_free,
-                stat.block_size,
-                stat.name_max,
-                stat.block_size,
-            ),
-            Err(errno) => reply.error(errno),
-        }
+        self.committer.add(Waiting::Space(reply));
     }
 
     fn setxattr(

@@ -213,7 +213,9 @@ impl std::fmt::Display for MountError {
                 f.write_str("/dev/fuse is not there; load the module with \"modprobe fuse\"")
             }
             MountError::Device(error) => write!(f, "/dev/fuse does not open: {}", plain(error)),
-            MountError::Point(point, error) => write!(f, "cannot mount on {}: {}", point.display(), plain(error)),
+            MountError::Point(point, error) => {
+                write!(f, "cannot mount on {}: {}; {}", point.display(), plain(error), point_way_out(error))
+            }
             MountError::Refused(point, errno) => {
                 write!(f, "the kernel refused to mount on {}: {}", point.display(), errno.desc())
             }
@@ -227,6 +229,15 @@ impl std::fmt::Display for MountError {
                 write!(f, "/proc/self/mountinfo does not show the mount on {}", point.display())
             }
         }
+    }
+}
+
+fn point_way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "make that directory first",
+        io::ErrorKind::NotADirectory => "name a directory",
+        io::ErrorKind::NotConnected => "a mount died there: umount it first",
+        _ => "check the directory and its permissions",
     }
 }
 

@@ -1,18 +1,20 @@
 //! Answers fsync: one thread commits for everybody who waits, so an event loop never waits for the disk and concurrent
-//! callers share one commit.
+//! callers share one commit. It answers statfs too, which merges what was given back before it counts.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use fuser::{Errno, ReplyEmpty, ReplyWrite};
+use fuser::{Errno, ReplyEmpty, ReplyStatfs, ReplyWrite};
 
 use crate::served::Served;
 
-/// A caller that waits for a commit.
+/// A caller that waits.
 pub(crate) enum Waiting {
     /// fsync(2), fdatasync(2).
     Sync(ReplyEmpty),
     /// A write that is to be durable before it returns, and its length.
     Written(ReplyWrite, u32),
+    /// statfs(2).
+    Space(ReplyStatfs),
 }
 
 /// Those who wait.
@@ -44,8 +46,9 @@ impl Committer {
     /// Commits whenever somebody waits.
     pub(crate) fn run(&self, served: &Served) {
         while let Some(callers) = self.next() {
-            let outcome = served.read(|volume| volume.sync());
-            callers.into_iter().for_each(|caller| caller.answer(outcome));
+            let wants_commit = callers.iter().any(|caller| !matches!(caller, Waiting::Space(_)));
+            let outcome = if wants_commit { served.read(|volume| volume.sync()) } else { Ok(()) };
+            callers.into_iter().for_each(|caller| caller.answer(served, outcome));
         }
     }
 
@@ -60,12 +63,29 @@ impl Committer {
 }
 
 impl Waiting {
-    fn answer(self, outcome: Result<(), Errno>) {
+    fn answer(self, served: &Served, outcome: Result<(), Errno>) {
         match (self, outcome) {
+            (Waiting::Space(reply), _) => answer_space(reply, served),
             (Waiting::Sync(reply), Ok(())) => reply.ok(),
             (Waiting::Sync(reply), Err(errno)) => reply.error(errno),
             (Waiting::Written(reply, len), Ok(())) => reply.written(len),
             (Waiting::Written(reply, _), Err(errno)) => reply.error(errno),
         }
+    }
+}
+
+fn answer_space(reply: ReplyStatfs, served: &Served) {
+    match served.read(|volume| Ok(volume.stat_fs())) {
+        Ok(stat) => reply.statfs(
+            stat.blocks,
+            stat.blocks_free,
+            stat.blocks_available,
+            stat.inodes,
+            stat.inodes_free,
+            stat.block_size,
+            stat.name_max,
+            stat.block_size,
+        ),
+        Err(errno) => reply.error(errno),
     }
 }

@@ -78,7 +78,11 @@ fn in_background(args: &[OsString], arguments: &Arguments) -> ExitCode {
     match daemon::start(args) {
         Ok(Ok(report)) if arguments.json => match Output::stdout().line(report) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => failed(&failure, MountExit::System),
+            // The mount is up, and that is what the exit code says.
+            Err(failure) => {
+                TOOL.warn(&failure.to_string());
+                ExitCode::SUCCESS
+            }
         },
         Ok(Ok(_)) => ExitCode::SUCCESS,
         Ok(Err(code)) => code.into(),
@@ -100,6 +104,7 @@ fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
         opened.info.notices.iter().for_each(|notice| report::note(&open::said_of(&request.image, notice)));
     }
     let report = describe(request, &opened);
+    let source = opened.source.clone();
     let running = match serve::start(request, opened) {
         Ok(running) => running,
         Err(error) => return failed(&error.failure, error.exit),
@@ -108,6 +113,7 @@ fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
         if let Err(error) = daemon::ready(&report) {
             report::note(&error);
         }
+        report::into_background(&source);
     } else if arguments.json {
         // A reader that went away does not end the mount.
         let _ = Output::stdout().line(report);
@@ -124,7 +130,7 @@ fn describe(request: &arguments::Request, opened: &open::Opened) -> String {
     let notices: Vec<String> = info.notices.iter().map(ToString::to_string).collect();
     json!({
         "image": opened.source.to_string_lossy(),
-        "directory": request.dir.to_string_lossy(),
+        "directory": std::path::absolute(&request.dir).as_deref().unwrap_or(&request.dir).to_string_lossy(),
         "process": std::process::id(),
         "volume_id": VolumeId(info.volume_id).to_string(),
         "label": info.label,

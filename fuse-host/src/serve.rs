@@ -79,7 +79,7 @@ pub(crate) fn start(request: &Request, opened: Opened) -> Result<Running, NotRun
     };
     let attached = attach::attach(&wanted).map_err(|error| NotRunning::mounting(&wanted, &error));
     let (connection, mount) = attached.inspect_err(|_| close_quietly(&served))?;
-    let started = serve_on(request, connection, signals, (&served, &committer), &mount, opened.info.size_bytes);
+    let started = serve_on(connection, signals, (&served, &committer), &mount, opened.info.size_bytes);
     match started {
         Ok((events, helpers)) => {
             Ok(Running { served, committer, mount, events, session_ended: false, helpers, _image: opened.image })
@@ -94,7 +94,6 @@ pub(crate) fn start(request: &Request, opened: Opened) -> Result<Running, NotRun
 
 /// Starts everything that runs beside the main thread: returns what tells of events, and the threads to wait for.
 fn serve_on(
-    request: &Request,
     connection: OwnedFd,
     signals: SigSet,
     (served, committer): (&Arc<Served>, &Arc<Committer>),
@@ -120,10 +119,10 @@ fn serve_on(
     watch_panics(&tell);
     let (shared, committing) = (Arc::clone(served), Arc::clone(committer));
     let committing = thread("committer", move || committing.run(&shared))?;
-    let (shared, commit, room) = (Arc::clone(served), request.commit, Arc::clone(&shortage));
+    let (shared, room) = (Arc::clone(served), Arc::clone(&shortage));
     // The kernel's limits are what the session agreed on, so they are changed after that.
     let throttle = mount.tune();
-    let working = thread("worker", move || worker::run(&shared, commit, &room, throttle))?;
+    let working = thread("worker", move || worker::run(&shared, &room, throttle))?;
     // The others end with the process: one waits for signals, three depend on event loops, which may hang.
     let (shared, told) = (Arc::clone(served), notifier.clone());
     thread("seeker", move || seeker::run(&seeks, &shared, &told))?;

@@ -1,9 +1,10 @@
 //! The background work: while something changes or waits to be written, the volume is asked often; afterwards this thread
-//! sleeps until the next change.
+//! sleeps for as long as the volume says, or until the next change.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sefs::error::Error;
+use sefs::vfs::WorkDone;
 
 use crate::activity::Woken;
 use crate::served::Served;
@@ -17,12 +18,9 @@ const SLOW_TICK: Duration = Duration::from_millis(50);
 /// After a failure, so that what keeps failing does not keep a processor busy.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Works until the mount ends. A change stays unflushed for `commit` at most.
-pub(crate) fn run(served: &Served, commit: Duration, shortage: &Shortage, mut throttle: Option<Throttle>) {
+/// Works until the mount ends. A change stays unflushed for `commit_ms` of the volume at most.
+pub(crate) fn run(served: &Served, shortage: &Shortage, mut throttle: Option<Throttle>) {
     let activity = &served.activity;
-    // After the last change the volume flushes within `commit`; some ticks later nothing is left to do.
-    let settling = commit + 10 * SLOW_TICK;
-    let mut settled = Instant::now() + settling;
     let mut pause = Pause::Tick;
     let mut seen = activity.count();
     loop {
@@ -30,8 +28,7 @@ pub(crate) fn run(served: &Served, commit: Duration, shortage: &Shortage, mut th
             Pause::None => activity.rest(Duration::ZERO),
             Pause::Tick => activity.rest(TICK),
             Pause::Failure => activity.rest(FAILURE_PAUSE),
-            Pause::Quiet if Instant::now() >= settled => activity.wait(seen, None),
-            Pause::Quiet => activity.wait(seen, Some(SLOW_TICK)),
+            Pause::Quiet(time) => activity.wait(seen, time),
         };
         if woken == Woken::Closed {
             return;
@@ -39,9 +36,6 @@ pub(crate) fn run(served: &Served, commit: Duration, shortage: &Shortage, mut th
         let count = activity.count();
         let idle = count == seen;
         seen = count;
-        if !idle {
-            settled = Instant::now() + settling;
-        }
         let outcome = served.read(|volume| match volume.work(idle) {
             // What latched the volume was reported when it happened, and no work helps any more.
             Err(Error::Latched(_)) => Ok(None),
@@ -57,9 +51,11 @@ pub(crate) fn run(served: &Served, commit: Duration, shortage: &Shortage, mut th
             throttle.follow(room.available_bytes);
         }
         pause = match outcome {
-            Ok(Some(done)) if done.again_ms == 0 => Pause::None,
-            Ok(Some(_)) if idle => Pause::Quiet,
-            Ok(Some(_)) => Pause::Tick,
+            Ok(Some(WorkDone { again_ms: Some(0) })) => Pause::None,
+            Ok(Some(_)) if !idle => Pause::Tick,
+            Ok(Some(WorkDone { again_ms })) => {
+                Pause::Quiet(again_ms.map(|time| Duration::from_millis(time).max(SLOW_TICK)))
+            }
             Ok(None) | Err(_) => Pause::Failure,
         };
     }
@@ -68,6 +64,7 @@ pub(crate) fn run(served: &Served, commit: Duration, shortage: &Shortage, mut th
 enum Pause {
     None,
     Tick,
-    Quiet,
+    /// Until the next change, or so long.
+    Quiet(Option<Duration>),
     Failure,
 }

@@ -1,5 +1,5 @@
 //! `mount.sefs` against this machine's kernel. These tests need root and /dev/fuse; without them each says so on standard
-//! error and ends, and the last line of each such run is `SKIPPED`, so that whoever counts can count them.
+//! error, in a line that begins with `SKIPPED:`, and ends; `.ci/run` counts those lines.
 
 mod stage;
 

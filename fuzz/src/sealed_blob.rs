@@ -1,20 +1,28 @@
-//! Sealed blobs and what belongs to them, on any bytes: no panic, and a header that decodes encodes to the same bytes.
+//! Sealed blobs, what belongs to them, and proofs of a manifest, on any bytes: no panic, what decodes encodes to the same bytes,
+//! and no proof leads to a root that is made up.
 
 use sealing::approval::Manifest;
 use sealing::blob::check_decoder;
 use sealing::platform::KeyRequest;
 use sealing::shares::Share;
+use sefs_manifest::Proof;
 
 /// See the module's header.
 pub fn run(input: &[u8]) {
     let Some((&which, bytes)) = input.split_first() else { return };
-    match which % 5 {
+    match which % 6 {
         0 => check_decoder(bytes),
         1 => drop(Share::decode(bytes)),
         2 => drop(sealing::set_of_slot(bytes)),
         3 => {
             if let Ok(manifest) = Manifest::decode(bytes) {
                 assert_eq!(manifest.encode()[..], *bytes);
+            }
+        }
+        4 => {
+            if let Ok(proof) = Proof::decode(bytes) {
+                assert_eq!(proof.encode(), bytes);
+                assert!(proof.verify(&[0; 32]).is_err());
             }
         }
         _ => {

@@ -81,8 +81,6 @@ pub enum Posix {
     NoSuchOffset,
     /// ESTALE: the inode is gone
     Stale,
-    /// EXDEV
-    CrossDevice,
     /// ELOOP
     SymlinkLoop,
 }
@@ -222,6 +220,8 @@ pub enum Incompatible {
     VolumeId,
     /// The volume was made for an anchor of another kind, identity or policy.
     AnchorRequired,
+    /// The anchor that was given is not the one that the volume is bound to.
+    OtherAnchor,
     /// An anchor was given, the volume has none.
     NotAnchored,
 }
@@ -254,8 +254,6 @@ pub enum BackendOperation {
     Length,
     /// Grow.
     Grow,
-    /// Open the file or device.
-    Open,
 }
 
 /// What went wrong with an anchor.
@@ -281,7 +279,7 @@ pub struct Latched {
 /// A request that makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invalid {
-    /// The volume would be smaller than 4 MiB or larger than 2^48 blocks.
+    /// The volume would be smaller than 4 MiB or larger than 2^39 blocks.
     VolumeSize(u64),
     /// The backend is too small for the volume.
     BackendSize {
@@ -322,7 +320,6 @@ impl Posix {
             Posix::Busy => 16,
             Posix::NoSuchOffset => 6,
             Posix::Stale => 116,
-            Posix::CrossDevice => 18,
             Posix::SymlinkLoop => 40,
         }
     }
@@ -421,7 +418,6 @@ impl fmt::Display for Posix {
             Posix::Busy => "resource busy",
             Posix::NoSuchOffset => "no data or hole past this offset",
             Posix::Stale => "stale file handle",
-            Posix::CrossDevice => "invalid cross-device link",
             Posix::SymlinkLoop => "too many levels of symbolic links",
         })
     }
@@ -496,6 +492,7 @@ impl fmt::Display for Incompatible {
             Incompatible::AnchorRequired => {
                 f.write_str("this volume is anchored; give its anchor, or --abandon-anchor to open it without")
             }
+            Incompatible::OtherAnchor => f.write_str("the anchor that was given is another volume's"),
             Incompatible::NotAnchored => f.write_str("this volume has no anchor, but one was given"),
         }
     }
@@ -511,7 +508,6 @@ impl fmt::Display for BackendError {
             BackendOperation::Discard => "discard",
             BackendOperation::Length => "tell its length",
             BackendOperation::Grow => "grow",
-            BackendOperation::Open => "open",
         };
         write!(f, "the backend failed to {what} at byte {}", self.offset_bytes)?;
         if self.errno != 0 {

@@ -134,7 +134,7 @@ pub enum Outcome {
 
 /// Repairs a volume that nobody has mounted. `options` are those of a check; the anchor, if the volume has one, advances
 /// as it does for a mount. `accepted` names what may be given up; without it a repair loses nothing, and it does nothing
-/// unless all that is stored authenticates.
+/// unless all that is stored authenticates, but for one copy of the header.
 ///
 /// Errors leave the volume as it was, or repaired.
 pub fn repair(
@@ -155,8 +155,10 @@ pub fn repair(
     if let Err(loss) = plan.accept(accepted, &found) {
         return Ok(Outcome::Refused(Refusal::NotLost(loss)));
     }
-    if accepted.is_empty() && found.iter().any(Finding::is_of_the_host) {
-        return Ok(Outcome::Refused(Refusal::Hidden(found.into_iter().filter(Finding::is_of_the_host).collect())));
+    // A header copy hides nothing: the other one authenticated.
+    let hides = |finding: &Finding| finding.is_of_the_host() && finding.remedy() != Remedy::Mount;
+    if accepted.is_empty() && found.iter().any(hides) {
+        return Ok(Outcome::Refused(Refusal::Hidden(found.into_iter().filter(hides).collect())));
     }
     for _ in 0..MAX_ROUNDS {
         let (surveyed, found) = survey(false, &plan)?;

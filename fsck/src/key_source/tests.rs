@@ -107,7 +107,7 @@ fn exactly_one_source() {
     let folder = Folder::new();
     let (key, pass) = (folder.file("key", [7; 32]), folder.file("pass", "x"));
     let both = KeyArgs { key_file: Some(key), passphrase_file: Some(pass), ..KeyArgs::default() };
-    assert!(folder.read(&both).err().unwrap().contains("more than one source"));
+    assert!(folder.read(&both).err().unwrap().contains("more than one key"));
     assert!(folder.read(&KeyArgs::default()).err().unwrap().contains("no key is given; give --key-file"));
     let gone = KeyArgs { key_file: Some(folder.path("gone")), ..KeyArgs::default() };
     assert!(folder.read(&gone).err().unwrap().contains("No such file"));
@@ -123,6 +123,21 @@ fn options_win_over_the_variable_and_the_variable_over_the_table() {
     folder.environment.key_file = Some(two.into());
     assert!(same(&folder.read(&none).unwrap(), &raw(2)));
     assert!(same(&folder.read(&KeyArgs { key_file: Some(one), ..none }).unwrap(), &raw(1)));
+}
+
+/// Somebody else's table is no reason to refuse whoever brings a key, by the command line or by the variable.
+#[test]
+fn a_table_that_cannot_be_read_concerns_nobody_with_a_key() {
+    let mut folder = Folder::new();
+    let key = folder.file("1", [1; 32]);
+    // What no user can read as a file.
+    fs::create_dir(folder.path("sefs.toml")).unwrap();
+    let none = KeyArgs::default();
+    assert!(folder.read(&none).is_err());
+    assert!(!none.names_key(&folder.path("a.sefs"), &folder.environment).unwrap());
+    assert!(folder.read(&KeyArgs { key_file: Some(key.clone()), ..KeyArgs::default() }).is_ok());
+    folder.environment.key_file = Some(key.into());
+    assert!(same(&folder.read(&none).unwrap(), &raw(1)));
 }
 
 #[test]

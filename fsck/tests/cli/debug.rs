@@ -103,7 +103,9 @@ fn without_a_key_the_header_is_shown_as_unauthenticated() {
     let shown = bench.debug(&["a", "super"]).succeeded();
     assert!(shown.text().starts_with("# Not authenticated") && shown.text().contains("key file"), "{shown:?}");
     assert_eq!(bench.debug(&["a", "slots", "--json"]).succeeded().json()["authenticated"], false);
-    bench.debug(&["a", "ls"]).refused(1, &["no key is given"]);
+    bench.debug(&["a", "ls"]).refused(2, &["no key is given"]);
+    // A key that is given is used, whatever kind it is.
+    bench.debug(&["a", "--share-file", "other", "super"]).refused(2, &["other: "]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use sefs::types::InodeNo;
 use sefs::vfs::{Attr, Caller, Seek, Volume};
 use sefs_tools::listing::{copy_out, entries, resolve};
 
-use crate::bench::{Bench, MKFS, Ran, is_root, pattern, shell};
+use crate::bench::{Bench, MKFS, Ran, is_root, pattern, shell, skipped};
 
 #[test]
 fn a_tree_comes_back_with_all_attributes() {
@@ -61,7 +61,7 @@ fn inherited_attributes_do_not_replace_those_of_the_source() {
     // A default ACL and set-group-id would both be handed down to what is made in the directory.
     let acl = default_acl();
     if xattr::set(&shared, "system.posix_acl_default", &acl).is_err() {
-        return; // the host's temporary directory keeps no ACLs
+        return skipped("the host's temporary directory keeps no ACLs");
     }
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o2777)).unwrap();
     bench.mkfs(&["a", "--from", "src", "--key-file", "key"]).succeeded();
@@ -77,7 +77,7 @@ fn what_cannot_be_read_ends_it_or_is_left_out() {
     fs::write(bench.path("src/open"), "y").unwrap();
     fs::set_permissions(bench.path("src/secret"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(bench.path("src/closed"), fs::Permissions::from_mode(0o000)).unwrap();
-    let Some(nobody) = Nobody::new(&bench) else { return };
+    let Some(nobody) = Nobody::new(&bench) else { return skipped("nobody else can run the tool here") };
     let args = ["a", "--from", "src", "--key-file", "key"];
     nobody
         .mkfs(&args)
@@ -97,7 +97,7 @@ fn a_file_that_fails_halfway_is_left_out_as_a_whole() {
     fs::write(bench.path("src/good"), "x").unwrap();
     // The memory of a process is a file that opens and whose first page cannot be read.
     if !is_root() || !shell("touch src/bad && mount --bind /proc/self/mem src/bad", &bench.path("")) {
-        return;
+        return skipped("only root can mount");
     }
     let stopped = bench.mkfs(&["a", "--from", "src", "--key-file", "key"]);
     let left_out = bench.mkfs(&["b", "--from", "src", "--key-file", "key", "--skip-unreadable", "-q"]);
@@ -114,7 +114,7 @@ fn other_filesystems_are_crossed_unless_told_otherwise() {
     fs::create_dir_all(bench.path("src/mnt")).unwrap();
     fs::write(bench.path("src/here"), "x").unwrap();
     if !is_root() || !shell("mount -t tmpfs sefs-test src/mnt && touch src/mnt/there", &bench.path("")) {
-        return;
+        return skipped("only root can mount");
     }
     let crossed = bench.mkfs(&["a", "--from", "src", "--key-file", "key", "-q"]);
     let stayed = bench.mkfs(&["b", "--from", "src", "--key-file", "key", "-q", "--one-file-system"]);

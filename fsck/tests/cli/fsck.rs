@@ -98,6 +98,41 @@ fn a_changed_header_or_both_slots_are_errors() {
     }
 }
 
+/// A copy of the header hides nothing, but someone should see that it does not authenticate.
+#[test]
+fn a_header_copy_is_put_back_when_a_person_asks() {
+    let bench = Bench::with_image();
+    let len = fs::metadata(bench.path("a")).unwrap().len();
+    bench.flip("a", len - 60_000);
+    let ran = fsck(&bench, &["-y"]);
+    assert_eq!(ran.code, Some(4));
+    assert!(ran.text().contains("[header-copy]") && ran.text().contains("--repair does"), "{ran:?}");
+    assert_eq!(fsck(&bench, &["--repair"]).code, Some(1));
+    assert_eq!(fsck(&bench, &[]).code, Some(0));
+}
+
+#[test]
+fn an_older_image_is_named_as_one_and_nothing_is_done() {
+    let bench = Bench::new();
+    let with = ["--key-file", "key", "--anchor", "file:anchor"];
+    bench.mkfs(&[&["a", "--size", "8M"], &with[..]].concat()).succeeded();
+    let old = fs::read(bench.path("a")).unwrap();
+    // What writes moves the anchor.
+    let slots = ["slots", "add", "a", "--new-passphrase-file", "phrase"];
+    bench.run(env!("CARGO_BIN_EXE_sealing"), &[&slots[..], &with[..]].concat()).succeeded();
+    fs::write(bench.path("a"), &old).unwrap();
+    for mode in ["-y", "--repair"] {
+        let ran = bench.fsck(&[&["a", mode], &with[..]].concat());
+        assert_eq!(ran.code, Some(4));
+        assert!(ran.text().contains("put the newest image back"), "{ran:?}");
+        assert!(fs::read(bench.path("a")).unwrap() == old);
+    }
+    let ran = bench.fsck(&["a", "-n", "--key-file", "key", "--abandon-anchor"]);
+    assert!(ran.err.contains("no anchor any more"), "{ran:?}");
+    bench.mkfs(&["b", "--size", "8M", "--key-file", "key", "--anchor", "file:stranger"]).succeeded();
+    bench.debug(&["b", "--key-file", "key", "--anchor", "file:anchor", "ls"]).refused(1, &["another volume's"]);
+}
+
 #[test]
 fn bad_images_are_named_with_reason_and_way_out() {
     let bench = Bench::with_image();
@@ -110,7 +145,7 @@ fn bad_images_are_named_with_reason_and_way_out() {
         assert!(fs::read(bench.path("bad")).unwrap() == content);
     };
     refused(&image[..image.len() / 2], &["truncated: the header names 67108864 bytes, there are 33554432"]);
-    refused(&pattern(1 << 20), &["not a SEFS image", "mkfs.sefs makes a volume"]);
+    refused(&pattern(1 << 20), &["not a SEFS image", "take the image from a copy"]);
     refused(&image[..5000], &[]);
     refused(b"", &[]);
     // A header has a replica at the end; what both say counts.

@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, FSCK, MKFS, Ran, is_root, shell};
+use crate::bench::{Bench, FSCK, MKFS, Ran, is_root, shell, skipped};
 
 #[test]
 fn a_volume_is_made_and_opens_with_its_key_only() {
@@ -76,6 +77,47 @@ fn nothing_is_overwritten_without_force() {
     bench.mkfs(&["letter", "--size", "8M", "--key-file", "key", "--force"]).succeeded();
     assert_eq!(fs::metadata(bench.path("letter")).unwrap().len(), 8 << 20);
     assert_eq!(fs::metadata(bench.path("letter")).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+/// Not even by force does a volume take the place of what it needs or is made of.
+#[test]
+fn what_a_volume_needs_is_not_replaced_by_it() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("src")).unwrap();
+    fs::write(bench.path("src/f"), "precious").unwrap();
+    let small = ["--size", "4M", "--force"];
+    let refused =
+        |args: &[&str], part: &str| bench.mkfs(&[args, &small[..]].concat()).refused(1, &[part, "another image"]);
+    refused(&["key", "--key-file", "key"], "key: it is the file of a key");
+    refused(&["phrase", "--passphrase-file", "./phrase"], "phrase: it is the file of a key");
+    refused(&["a", "--key-file", "key", "--anchor", "file:./a"], "a: it is the place of its own anchor");
+    refused(&["src/f", "--key-file", "key", "--from", "src"], "src/f: it is a file of the directory");
+    assert_eq!(fs::read(bench.path("key")).unwrap(), [1; 32]);
+    assert_eq!(fs::read(bench.path("src/f")).unwrap(), b"precious");
+    assert!(!bench.path("a").exists());
+}
+
+/// What appears at the image's path while it is made stays.
+#[test]
+fn what_appears_meanwhile_is_left_alone() {
+    use sefs_tools::place::Place;
+    let bench = Bench::new();
+    let made = |force: bool, meanwhile: &dyn Fn(&Path)| {
+        let path = bench.path("a");
+        let unplaced = Place::find(&path, force).unwrap().begin(4 << 20).unwrap();
+        meanwhile(&path);
+        unplaced.place()
+    };
+    let refused = made(false, &|path| fs::write(path, "new").unwrap());
+    assert!(refused.unwrap_err().to_string().contains("while the volume was made"));
+    assert_eq!(fs::read(bench.path("a")).unwrap(), b"new");
+    let refused = made(true, &|path| {
+        fs::write(bench.path("b"), "newer").unwrap();
+        fs::rename(bench.path("b"), path).unwrap();
+    });
+    assert!(refused.unwrap_err().to_string().contains("while the volume was made"));
+    assert_eq!(fs::read(bench.path("a")).unwrap(), b"newer");
+    assert!(made(true, &|_| ()).is_ok());
 }
 
 #[test]
@@ -183,7 +225,7 @@ fn a_full_host_leaves_nothing_behind() {
     let bench = Bench::new();
     fs::create_dir(bench.path("disk")).unwrap();
     if !is_root() || !shell("mount -t tmpfs -o size=600k sefs-test disk", &bench.path("")) {
-        return; // only root can make a small filesystem
+        return skipped("only root can make a small filesystem");
     }
     let early = bench.mkfs(&["disk/a", "--from", "/bin", "--key-file", "key"]);
     let late = bench.mkfs(&["disk/a", "--size", "64M", "--key-file", "key"]);
@@ -243,6 +285,17 @@ fn anchors_are_made_once_and_demanded_ever_after() {
 }
 
 #[test]
+fn an_anchor_has_its_policy_wherever_it_is_named() {
+    let bench = Bench::new();
+    let args = ["a", "--size", "8M", "--key-file", "key", "--anchor-policy", "checkpoint"];
+    bench.mkfs(&args).refused(1, &["--anchor-policy: the volume gets no anchor", "give --anchor"]);
+    let made = bench.mkfs(&[&args[..], &["-o", "anchor=file:anchor", "--json"]].concat()).succeeded();
+    assert_eq!(made.json()["anchor"], "file:anchor");
+    let shown = bench.debug(&["a", "--key-file", "key", "--anchor", "file:anchor", "super", "--json"]).succeeded();
+    assert_eq!(shown.json()["state"]["anchor"], "checkpoint");
+}
+
+#[test]
 fn a_volume_that_fails_leaves_no_anchor() {
     let bench = Bench::new();
     fs::create_dir(bench.path("src")).unwrap();
@@ -258,7 +311,7 @@ fn on_a_block_device_all_of_it_is_used() {
     fs::create_dir(bench.path("src")).unwrap();
     fs::write(bench.path("src/hello"), "hello\n").unwrap();
     fs::write(bench.path("disk"), vec![0; 32 << 20]).unwrap();
-    let Some(device) = LoopDevice::new(&bench, "disk") else { return };
+    let Some(device) = LoopDevice::new(&bench, "disk") else { return skipped("no loop device can be made") };
     let made = bench.mkfs(&[&device.0, "--from", "src", "--key-file", "key", "--json"]).succeeded().json();
     assert_eq!(made["size_bytes"], 32 << 20);
     assert_eq!(bench.debug(&[&device.0, "--key-file", "key", "cat", "hello"]).succeeded().out, b"hello\n");
@@ -283,6 +336,11 @@ fn as_the_systems_helper_it_is_silent() {
     let mut command = bench.command(MKFS, &["b", "--size", "4M"]);
     Ran::of(command.env("SEFS_KEY_FILE", "key").output().unwrap()).succeeded();
     bench.mkfs(&["c", "--size", "4M", "-o", "key-file=key"]).succeeded();
+    // A key file that others may read is worth a warning, but not where nothing but errors is to be said.
+    fs::set_permissions(bench.path("key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let args = ["d", "--size", "4M", "--key-file", "key"];
+    assert_ne!(bench.mkfs(&args).succeeded().err, "");
+    assert_eq!(bench.mkfs(&[&args[..], &["--force", "-q"]].concat()).succeeded().err, "");
 }
 
 /// A loop device on a file of the bench, given back at the end.

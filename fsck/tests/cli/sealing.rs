@@ -63,7 +63,7 @@ fn development_needs_a_word() {
         .refused(1, &["for development", "--allow-development"]);
     assert!(!bench.path("a").exists());
     bench.sealed_image();
-    bench.debug(&["a", "--platform", &platform, "ls"]).refused(1, &["for development"]);
+    bench.debug(&["a", "--platform", &platform, "ls"]).refused(2, &["for development"]);
     bench.fsck(&["a", "--platform", &platform]).refused(16, &["for development"]);
 }
 
@@ -174,8 +174,8 @@ fn two_of_three_shares_open() {
     for pair in [[1, 2], [1, 3], [3, 2]] {
         with(&pair).succeeded();
     }
-    with(&[2]).refused(1, &["2 shares are needed, 1 given"]);
-    with(&[2, 2]).refused(1, &["given twice"]);
+    with(&[2]).refused(2, &["2 shares are needed, 1 given"]);
+    with(&[2, 2]).refused(2, &["given twice"]);
     let drill = bench.sealing(&["verify-shares", "shares/share-3", "--image", "a", "--json"]).succeeded().json();
     assert_eq!((drill["enough"].as_bool(), drill["threshold"].as_u64()), (Some(false), Some(2)));
 

@@ -67,3 +67,18 @@ fn the_demo_works() {
     assert_eq!((again.code, again.err.matches('\n').count()), (Some(1), 1));
     assert!(again.err.contains("demo is not empty"), "{again:?}");
 }
+
+/// Every page that a page refers to can be had.
+#[test]
+fn commands_have_pages_too() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("man")).unwrap();
+    let sealing = env!("CARGO_BIN_EXE_sealing");
+    bench.run(sealing, &["--generate", "man", "man"]).succeeded();
+    let read = |name: &str| std::fs::read_to_string(bench.path("man").join(name)).unwrap();
+    assert!(read("sealing.8").contains("sealing\\-slots(8)"), "{}", read("sealing.8"));
+    assert!(read("sealing-slots-add.8").contains("share"));
+    assert_ne!(bench.run(sealing, &["--generate", "man", "nowhere"]).code, Some(0));
+    let bare = bench.run(sealing, &[]);
+    assert_eq!((bare.code, bare.err.as_str()), (Some(2), "sealing: no command is given; see sealing --help\n"));
+}

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses what it needs")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -51,6 +51,11 @@ pub(crate) struct Line {
     pub(crate) options: Vec<String>,
 }
 
+/// Says that a test did not run: past the capture of the output of tests that pass, so that it is seen and counted.
+pub(crate) fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
 impl Stage {
     /// A fresh volume of 64 MiB; `None` where this machine cannot mount, which is said loudly.
     pub(crate) fn new() -> Option<Stage> {
@@ -65,7 +70,7 @@ impl Stage {
             (_, Err(_)) => Some("there is no /dev/fuse"),
         };
         if let Some(lack) = lack {
-            eprintln!("SKIPPED: this test mounts, and {lack}");
+            skipped(&format!("this test mounts, and {lack}"));
             return None;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -129,7 +129,7 @@ findings! {
     HeaderCopy {
         /// The one at the volume's end.
         replica: bool,
-    } = "header-copy", Error, None, "a copy of the header does not authenticate (replica: {replica})";
+    } = "header-copy", Error, Mount, "a copy of the header does not authenticate (replica: {replica})";
     /// Both copies authenticate and differ: a change of the header was interrupted.
     HeaderCopiesDiffer {
         /// The primary's generation.

@@ -10,13 +10,11 @@ use crate::allocator::{Extent, Geometry};
 use crate::backend::Backend;
 use crate::env::Env;
 use crate::error::{BackendError, Corrupt, Error, Malformed, Result, Tampered};
-use crate::format::{
-    BlockLoc, BlockRef, CHECKPOINT_SLOTS, Checkpoint, HEADER_BLOCKS, HEADER_LEN, Header, VerifiedHeader,
-};
+use crate::format::{BlockLoc, BlockRef, Checkpoint, HEADER_BLOCKS, HEADER_LEN, Header, VerifiedHeader};
 use crate::keys::{OpenFault, OpenedSlot, VolumeKey};
 use crate::node::Node;
 use crate::sealer::{OpenFailure, Sealer};
-use crate::store::find_replica;
+use crate::store::{find_replica, read_slot};
 use crate::tree::{NodeReader, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation};
 
@@ -136,20 +134,21 @@ fn headers(
     env: &Env,
     report: &mut Report<'_>,
 ) -> Result<Vec<(Header, VerifiedHeader)>> {
-    let read = |offset: u64| backend.read_at(offset, HEADER_LEN).map(|buf| buf.bytes().to_vec());
+    let read = |offset: u64| backend.read_at(offset, HEADER_LEN).map(|buf| buf.bytes().to_vec()).map_err(Error::from);
+    let verify = |bytes: &[u8]| key.verify_header(&*env.suite, bytes);
     let mut copies = Vec::new();
-    let primary = read(0)?;
-    match key.verify_header(&*env.suite, &primary) {
+    let primary = read(0);
+    match primary.as_ref().map_err(Clone::clone).and_then(|bytes| verify(bytes)) {
         Ok(copy) => copies.push(copy),
         Err(error) => {
             report.found(Finding::HeaderCopy { replica: false });
-            let open = |bytes: &[u8]| key.verify_header(&*env.suite, bytes).ok();
-            copies.push(find_replica(backend, Some(&primary), open)?.ok_or(error)?);
+            let replica = find_replica(backend, primary.ok().as_deref(), |bytes| verify(bytes).ok())?;
+            copies.push(replica.ok_or(error)?);
             return Ok(copies);
         }
     }
     let at = (copies[0].0.total_blocks - HEADER_BLOCKS) * BLOCK_SIZE_U64;
-    match read(at).map_err(Error::from).and_then(|bytes| key.verify_header(&*env.suite, &bytes)) {
+    match read(at).and_then(|bytes| verify(&bytes)) {
         Ok(replica) => {
             if replica.1.digest() != copies[0].1.digest() {
                 let (primary, replica) = (copies[0].0.generation, replica.0.generation);
@@ -181,9 +180,17 @@ fn newest_slot(
     report: &mut Report<'_>,
 ) -> Result<(Option<OpenedSlot>, Option<OpenedSlot>)> {
     let mut slots: Vec<OpenedSlot> = Vec::new();
-    for (index, addr) in (0u8..).zip(CHECKPOINT_SLOTS) {
-        let mut bytes = Box::new([0; BLOCK_SIZE]);
-        bytes.copy_from_slice(backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?.bytes());
+    let mut unreadable = None;
+    for index in 0..2 {
+        let bytes = match read_slot(backend, index) {
+            Ok(bytes) => bytes,
+            // A slot whose write lost its power: a mount goes on from the other one.
+            Err(failure) => {
+                report.found(Finding::SlotDamaged { index });
+                unreadable = Some(failure);
+                continue;
+            }
+        };
         match sealer.open_checkpoint(index, &bytes) {
             Ok(slot) => slots.push(slot),
             Err(OpenFault::Auth) => report.found(Finding::SlotDamaged { index }),
@@ -191,6 +198,9 @@ fn newest_slot(
         }
     }
     slots.sort_by_key(|slot| slot.checkpoint.generation);
+    if let (true, Some(failure)) = (slots.is_empty(), unreadable) {
+        return Err(failure);
+    }
     let newest = slots.pop();
     let older = slots.pop();
     if let (Some(newest), Some(older)) = (&newest, &older) {

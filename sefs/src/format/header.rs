@@ -218,9 +218,9 @@ impl Header {
         bytes.get(TOTAL_BLOCKS_AT..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
-    /// Whether the volume has features without which it can only be read.
-    pub fn requires_read_only(&self) -> bool {
-        self.read_only_compatible & !KNOWN_READ_ONLY_COMPATIBLE != 0
+    /// Features that this release does not know, and without which the volume can only be read; 0 if there are none.
+    pub fn unknown_read_only_features(&self) -> u64 {
+        self.read_only_compatible & !KNOWN_READ_ONLY_COMPATIBLE
     }
 
     /// All bytes up to the authentication code, which is zero.

@@ -292,3 +292,15 @@ fn bitmap_home(image: &crate::check::Image) -> u8 {
     let named = image.bitmap_homes();
     u8::try_from(named.trailing_zeros()).unwrap()
 }
+
+/// One copy of the header hides nothing, and is put back by whatever repairs.
+#[test]
+fn a_header_copy_is_put_back() {
+    for replica in [false, true] {
+        let backend = closed();
+        let at = if replica { SIZE_BYTES / BLOCK_SIZE_U64 - crate::format::HEADER_BLOCKS } else { 0 };
+        flip(&backend, BlockAddr(at), 300);
+        assert_eq!(codes(&backend).into_iter().collect::<Vec<_>>(), ["header-copy"]);
+        assert_eq!(becomes_clean(&backend, &[]), [Fix::Right(Finding::HeaderCopy { replica })]);
+    }
+}

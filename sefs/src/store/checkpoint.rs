@@ -408,7 +408,7 @@ impl Store {
     }
 }
 
-pub(super) fn read_slot(backend: &dyn Backend, index: u8) -> Result<Box<[u8; BLOCK_SIZE]>> {
+pub(crate) fn read_slot(backend: &dyn Backend, index: u8) -> Result<Box<[u8; BLOCK_SIZE]>> {
     let buf = backend.read_at(SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
     let mut bytes = Box::new([0; BLOCK_SIZE]);
     bytes.copy_from_slice(buf.bytes());

@@ -303,8 +303,7 @@ impl Store {
         }
         self.reclaim_ranges(usize::MAX)?;
         self.layers.write().gave_back = false;
-        self.cut_group()?;
-        self.checkpoint()
+        self.cut_group().and_then(|()| self.checkpoint()).inspect_err(|_| self.layers.write().gave_back = true)
     }
 }
 

@@ -3,8 +3,9 @@
 //! ```text
 //! Tx::finish ─► unlogged ─(cut: seal, log group)─► active ─(freeze)─► frozen ─(merge)─► trees, slot
 //! ```
-//! *Locks*, in the order in which they are taken: re-encryption, slots, log, shares, layers, then the allocator's and the
-//! sealer's own. Neither I/O nor cryptography happens under the layers' lock, which readers need.
+//! *Locks*, in the order in which they are taken: re-encryption, start, slots, anchored, log, shares, layers, the allocator's,
+//! the sealer's own, flushing, latched. Nothing is taken under the cache's, `commit_state`, `header_repair`, `page_epochs` and
+//! `last_flush`. Neither I/O nor cryptography happens under the layers' lock, which readers need.
 //!
 //! *Security*: everything read from the backend is authenticated before it is used, under an expectation that comes from
 //! what was authenticated before. A failed write or flush latches the volume read-only.
@@ -51,6 +52,7 @@ use crate::tree::Root;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
+pub(crate) use checkpoint::read_slot;
 pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, Reencrypting, VolumeInfo};

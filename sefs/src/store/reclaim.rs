@@ -23,15 +23,16 @@ const QUIET_MS: u64 = 5_000;
 /// What `work` did and when it wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkDone {
-    /// Call again after so many milliseconds; 0 means that more is waiting.
-    pub again_ms: u64,
+    /// Call again after so many milliseconds, or at the next change; 0 means that more is waiting. `None`: nothing is left to
+    /// do until something changes.
+    pub again_ms: Option<u64>,
 }
 
 impl Store {
     /// Does what is due. `commit_ms` is the longest time that a change stays unflushed.
     pub(crate) fn work(&self, commit_ms: u64) -> Result<WorkDone> {
         if self.read_only {
-            return Ok(WorkDone { again_ms: commit_ms });
+            return Ok(WorkDone { again_ms: None });
         }
         self.check_latch()?;
         let now = self.clock.now();
@@ -62,18 +63,24 @@ impl Store {
             self.checkpoint()?;
         }
         let more = self.reclaim_ranges(STEPS_PER_CALL)?;
+        let left = !self.layers.read().active.is_empty();
         Ok(WorkDone {
             again_ms: match (more, worked) {
-                (true, _) => 0,
-                (false, true) => PAUSE_MS,
-                (false, false) => IDLE_MS,
+                (true, _) => Some(0),
+                (false, true) => Some(PAUSE_MS),
+                (false, false) if self.is_behind() => Some(IDLE_MS),
+                (false, false) => left.then(|| QUIET_MS.saturating_sub(idle_ms).max(IDLE_MS)),
             },
         })
     }
 
     fn flush_due(&self, now: Timestamp, commit_ms: u64) -> bool {
-        let behind = self.layers.read().sequence > self.commit_state.lock().flushed_sequence;
-        behind && elapsed_ms(*self.last_flush.lock(), now) >= commit_ms
+        self.is_behind() && elapsed_ms(*self.last_flush.lock(), now) >= commit_ms
+    }
+
+    /// Whether something is not flushed yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.layers.read().sequence > self.commit_state.lock().flushed_sequence
     }
 
     fn note_flush(&self, now: Timestamp) {
@@ -124,7 +131,11 @@ impl Store {
     }
 }
 
+/// A clock that was set back, by whoever keeps it, says nothing about how much time passed: everything is due then.
 fn elapsed_ms(from: Timestamp, to: Timestamp) -> u64 {
+    if to < from {
+        return u64::MAX;
+    }
     let seconds = to.seconds.saturating_sub(from.seconds);
     let nanoseconds = i64::from(to.nanoseconds) - i64::from(from.nanoseconds);
     u64::try_from(seconds.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000)).unwrap_or(0)

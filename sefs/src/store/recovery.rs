@@ -90,7 +90,7 @@ impl Store {
         if options.volume_id.is_some_and(|id| id != first.header.volume_id) {
             return Err(Incompatible::VolumeId.into());
         }
-        let unknown = first.header.read_only_compatible;
+        let unknown = first.header.unknown_read_only_features();
         if unknown != 0 && !options.read_only {
             return Err(Incompatible::Features(unknown).into());
         }

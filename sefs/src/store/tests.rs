@@ -366,3 +366,4 @@ fn readers_of_an_older_state_keep_its_epochs() {
 
 mod room;
 mod start;
+mod work;

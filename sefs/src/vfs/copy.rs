@@ -56,11 +56,13 @@ struct Step {
 fn copy_step(volume: &Volume, caller: &Caller, from: Place, to: Place, len: u64) -> Result<Step> {
     let hole_end = match file::seek(volume, from.ino, from.offset, Seek::Data) {
         Ok(data) => data,
-        // No data up to the end; the end is where the caller's `len` ends at the latest.
-        Err(error) if error == Posix::NoSuchOffset.into() => from.offset.saturating_add(len),
+        // No data up to the end, which is where `len` ends at the latest, and earlier if the file was cut meanwhile.
+        Err(error) if error == Posix::NoSuchOffset.into() => {
+            regular_size(volume, from.ino)?.min(from.offset.saturating_add(len))
+        }
         Err(error) => return Err(error),
     };
-    let hole = (hole_end - from.offset).min(len);
+    let hole = hole_end.saturating_sub(from.offset).min(len);
     if hole > 0 && (hole == len || len > ATOMIC_WRITE_MAX as u64) {
         zero(volume, caller, to.ino, Span::new(to.offset, hole)?, false)?;
         return Ok(Step { bytes: hole, is_data: false });

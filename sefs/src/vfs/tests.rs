@@ -242,3 +242,16 @@ fn a_file_without_a_name_is_linked_once_or_vanishes() {
     volume.work(true).unwrap();
     assert_eq!(volume.store.space().inodes, inodes);
 }
+
+/// An inode that cannot be reclaimed keeps nothing else from being made durable.
+#[test]
+fn closing_commits_whatever_else_goes_wrong() {
+    let backend = formatted();
+    let volume = opened(&backend);
+    forge(&volume, alloc::vec![(orphan_key(InodeNo(99)), Some(crate::format::OrphanRecord.encode()))]);
+    let ino = file(&volume, "f");
+    put(&volume, ino, 0, &[7; 5000]);
+    volume.orphans.expect_some();
+    assert_eq!(corrupt(volume.close()), Corrupt::MissingInode(InodeNo(99)));
+    assert_eq!(contents(&opened(&backend), ino), [7; 5000]);
+}

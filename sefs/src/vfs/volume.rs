@@ -291,15 +291,18 @@ impl Volume {
             return Ok(done);
         }
         reclaim::reclaim(self, if idle { RECLAIM_IDLE } else { RECLAIM_BUSY })?;
-        Ok(if self.orphans.are_expected() { WorkDone { again_ms: 0 } } else { done })
+        Ok(if self.orphans.are_expected() { WorkDone { again_ms: Some(0) } } else { done })
     }
 
     /// Reclaims what nobody needs any more, commits, and writes a last checkpoint.
     pub fn close(self) -> Result<()> {
-        if !self.store.read_only() {
-            reclaim::reclaim(&self, usize::MAX)?;
+        if self.store.read_only() {
+            return self.store.close();
         }
-        self.store.close()
+        // An inode that cannot be reclaimed is told of, after everything else was made durable.
+        let reclaimed = reclaim::reclaim(&self, usize::MAX);
+        self.store.close()?;
+        reclaimed.map(drop)
     }
 
     /// Runs an operation, and again if it found no space but space could be had from inodes that nobody needs any more.

@@ -300,7 +300,7 @@ fn the_right_anchor_or_none() {
     let open = |options: &OpenOptions| run.world.open(Arc::new(Recorder::plain(disk.clone())), options).map(drop);
     assert_eq!(open(&small_memory()), Err(Error::Incompatible(Incompatible::AnchorRequired)), "no anchor");
     let stranger = Arc::new(Vault::holding(2, run.last_anchor().clone()));
-    assert_eq!(open(&anchored(&stranger)), Err(Error::Incompatible(Incompatible::AnchorRequired)), "another anchor");
+    assert_eq!(open(&anchored(&stranger)), Err(Error::Incompatible(Incompatible::OtherAnchor)), "another anchor");
     for failure in [AnchorError::Missing, AnchorError::Unreachable("down".into()), AnchorError::Malformed] {
         let vault = with_state(run.last_anchor());
         vault.fail(Some(failure.clone()));

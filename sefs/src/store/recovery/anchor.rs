@@ -47,7 +47,7 @@ pub(super) fn bind_anchor(checkpoint: &Checkpoint, options: &StoreOptions) -> Re
         (Some(anchor), _) => anchor.clone(),
     };
     if anchor.identity() != binding.identity || anchor.kind() != binding.kind {
-        return Err(Incompatible::AnchorRequired.into());
+        return Err(Incompatible::OtherAnchor.into());
     }
     if (binding.kind, binding.policy) == (AnchorKind::BareCounter, AnchorPolicy::Strict) {
         // No volume is made so: a counter cannot name the state of every commit.

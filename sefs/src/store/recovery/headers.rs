@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Io};
 use crate::env::Env;
 use crate::error::{Malformed, Result};
 use crate::format::{HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, VerifiedHeader, usable_blocks};
@@ -145,8 +145,7 @@ impl Store {
         for block in repair.places {
             let mut buf = self.backend.buffer(HEADER_LEN);
             buf.bytes_mut().copy_from_slice(&repair.bytes);
-            let written = self.backend.write_at(block * BLOCK_SIZE_U64, buf);
-            written.map_err(|failure| self.latch(failure.into()))?;
+            self.submit(alloc::vec![Io::Write { offset_bytes: block * BLOCK_SIZE_U64, buf }])?;
         }
         self.flush()
     }

@@ -5,6 +5,8 @@ use core::sync::atomic::Ordering;
 use super::room::{NO_SPACE, Refusing, open_on, write};
 use super::*;
 use crate::backend::HostBuf;
+use crate::check::{CheckOptions, Event, check};
+use crate::format::HEADER_LEN;
 use crate::keys::slot_of;
 use crate::store::SLOT_ADDRS;
 use crate::types::BLOCK_SIZE_U64;
@@ -85,4 +87,36 @@ fn a_slot_that_cannot_be_read_is_a_damaged_one() {
         store.close().unwrap();
         assert_eq!(open_on(backend).replayed.damaged_slot, None);
     }
+}
+
+/// What a mount goes on from is no reason for a check to end.
+#[test]
+fn a_check_reads_on_where_a_mount_does() {
+    let (backend, older) = closed();
+    let codes = || {
+        let mut codes = Vec::new();
+        let on = &mut |event| {
+            if let Event::Finding(finding) = event {
+                codes.push(finding.code());
+            }
+        };
+        let checked = check(backend.clone(), &key(), &CheckOptions::default(), &env(), on);
+        (checked.map(drop), codes)
+    };
+    let unreadable = |place| *backend.unreadable.lock() = Some(place);
+    // There is no root directory in here, and more that only the store's users know.
+    let of_users = codes().1;
+    let codes = || {
+        let (checked, mut codes) = codes();
+        codes.retain(|code| !of_users.contains(code));
+        (checked, codes)
+    };
+    for slot in [older, 1 - older] {
+        unreadable(place(slot));
+        assert_eq!(codes(), (Ok(()), vec!["slot-damaged"]));
+    }
+    unreadable(0);
+    assert_eq!(codes(), (Ok(()), vec!["header-copy"]));
+    unreadable((16 << 20) - HEADER_LEN as u64);
+    assert_eq!(codes(), (Ok(()), vec!["header-copy"]));
 }
