@@ -23,6 +23,7 @@ use crate::listing::{
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::opening::{Located, Unlocked};
+use crate::provider::CryptoKind;
 use crate::report::{Failure, Output, Tool, harden};
 use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_label, stat_text};
 use crate::size;
@@ -132,6 +133,10 @@ impl Debug {
             Look::Space => self.space(&volume),
             Look::RootDigest => self.root_digest(&unlocked, &volume.info()),
         }
+    }
+
+    fn crypto(&self) -> CryptoKind {
+        self.args.key.crypto.unwrap_or_default()
     }
 
     /// Whether any source of a key is named, on the command line or elsewhere.
@@ -324,6 +329,7 @@ impl Debug {
         if self.args.json {
             let mut value = header_json(header, &slots);
             value["authenticated"] = info.is_some().into();
+            value["crypto"] = info.map_or(Value::Null, |_| self.crypto().to_string().into());
             value["state"] = info.map_or(Value::Null, info_json);
             return self.out.json(&value);
         }
@@ -333,6 +339,7 @@ impl Debug {
         }
         header_text(&mut text, header);
         if let Some(info) = info {
+            line(&mut text, "cryptography", self.crypto());
             info_text(&mut text, info);
         }
         self.out.bytes(text.as_bytes())

@@ -7,7 +7,7 @@
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
-//! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor ─► report
+//! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor, provider ─► report
 //! progress, size ──────────────────────────────────────────────┘
 //! ```
 //! Nothing here runs inside an enclave: it reads the environment and /etc, which a host controls.
@@ -34,6 +34,7 @@ pub mod place;
 pub mod platform_source;
 pub mod populate;
 pub mod progress;
+pub mod provider;
 pub mod report;
 pub mod sealing_tool;
 mod showing;
@@ -45,5 +46,6 @@ pub use image::{Image, ImageUse};
 pub use key_source::{KeyArgs, KeySource};
 pub use mount_options::MountOptions;
 pub use progress::Progress;
+pub use provider::CryptoKind;
 pub use report::{Failure, FsckExit, MountExit, Output, Tool, harden};
 pub use volume_id::VolumeId;

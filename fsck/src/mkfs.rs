@@ -298,7 +298,7 @@ impl Mkfs {
         // A random UUID (RFC 9562, version 4).
         (volume_id[6], volume_id[8]) = (volume_id[6] & 0x0f | 0x40, volume_id[8] & 0x3f | 0x80);
         let volume_id = self.args.key.volume_id.unwrap_or(VolumeId(volume_id));
-        let env = Env::host();
+        let env = self.args.key.crypto.unwrap_or_default().host_env();
         let (key, slots) = slots(sources, &volume_id, &env)?;
         let policy = match self.args.anchor_policy {
             Policy::Strict => AnchorPolicy::Strict,

@@ -551,8 +551,10 @@ impl PageIo for Store {
         page: &[u8; BLOCK_SIZE],
         old: &AllocEntry,
     ) -> Result<(EpochId, Nonce, Tag)> {
+        let mut own = [0; BLOCK_SIZE];
+        let proof = self.sealer.seal_alloc_page(level, page, &mut own)?;
         let mut buf = self.backend.buffer(BLOCK_SIZE);
-        let proof = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
+        buf.bytes_mut().copy_from_slice(&own);
         self.submit_unnamed(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
         let mut epochs = self.page_epochs.lock();
         *epochs.entry(proof.epoch).or_default() += 1;

@@ -201,13 +201,9 @@ impl Store {
             }
             let out = &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE];
             let buf = self.backend.read_at(places[at].0 * BLOCK_SIZE_U64, out.len())?;
-            // The only copy out of memory that the host sees; what is verified is what is returned.
-            out.copy_from_slice(buf.bytes());
-            for (index, loc) in run[at..end].iter().enumerate() {
-                let Some(block) = out[index * BLOCK_SIZE..].first_chunk_mut::<BLOCK_SIZE>() else { break };
-                let place = (object, first_block + (at + index) as u64);
-                self.sealer.open_data(loc, block).map_err(|failure| block_error(failure, loc, place))?;
-            }
+            self.sealer.open_run(&run[at..end], buf.bytes(), out).map_err(|(index, failure)| {
+                block_error(failure, &run[at + index], (object, first_block + (at + index) as u64))
+            })?;
             at = end;
         }
         Ok(())
