@@ -192,22 +192,26 @@ impl Sealer {
         self.keyring.suite()
     }
 
-    /// Seals whole blocks, `plain` into `out` of the same length, with consecutive nonces of the current epoch. `out` may be
-    /// memory that the host sees: each block is sealed in our own and copied out.
-    pub(crate) fn seal_data(&self, plain: &[u8], out: &mut [u8]) -> Result<SealedRun, SealFailure> {
-        assert!(plain.len() == out.len() && plain.len().is_multiple_of(BLOCK_SIZE), "whole blocks are sealed");
+    /// Seals as many blocks as `out` has room for, with consecutive nonces of the current epoch. `out` may be memory that
+    /// the host sees: each block is sealed in our own and copied out.
+    pub(crate) fn seal_data<'p>(
+        &self,
+        plain: impl IntoIterator<Item = &'p [u8]>,
+        out: &mut [u8],
+    ) -> Result<SealedRun, SealFailure> {
+        assert!(out.len().is_multiple_of(BLOCK_SIZE), "whole blocks are sealed");
         let epoch = self.sealing(None)?;
-        let blocks = u32::try_from(plain.len() / BLOCK_SIZE).map_err(|_| SealFailure::Exhausted)?;
+        let blocks = u32::try_from(out.len() / BLOCK_SIZE).map_err(|_| SealFailure::Exhausted)?;
         let nonce = epoch.nonces.burn(u64::from(blocks), epoch.limit, &*self.rng)?;
         let associated = associated(CLASS_DATA, 0);
-        let mut tags = Vec::with_capacity(plain.len() / BLOCK_SIZE);
+        let mut tags = Vec::with_capacity(out.len() / BLOCK_SIZE);
         let mut own = [0; BLOCK_SIZE];
-        let sources = plain.chunks_exact(BLOCK_SIZE).zip(out.chunks_exact_mut(BLOCK_SIZE));
-        for (index, (plain, out)) in (0..blocks).zip(sources) {
+        for ((index, out), plain) in (0..blocks).zip(out.chunks_exact_mut(BLOCK_SIZE)).zip(plain) {
             let nonce = nonce_at(&nonce, index).ok_or(SealFailure::Exhausted)?;
             tags.push(epoch.keys.data.seal(&nonce, &associated, plain, &mut own));
             out.copy_from_slice(&own);
         }
+        assert!(tags.len() * BLOCK_SIZE == out.len(), "there is as much to seal as room for it");
         Ok(SealedRun { epoch: epoch.id, nonce, tags })
     }
 

@@ -36,7 +36,7 @@ fn place(epoch: EpochId) -> GroupPlace {
 
 /// Seals a single block: a run of one.
 fn seal_block(sealer: &Sealer, plain: &[u8; BLOCK_SIZE], out: &mut [u8]) -> Result<Proof, SealFailure> {
-    let run = sealer.seal_data(plain, out)?;
+    let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), out)?;
     Ok(Proof { epoch: run.epoch, nonce: run.nonce, tag: run.tags[0] })
 }
 
@@ -64,7 +64,7 @@ fn runs_of_data_open_block_by_block() {
     let sealer = sealer();
     let plain: Vec<u8> = (0u8..3).flat_map(|block| [block; BLOCK_SIZE]).collect();
     let mut out = vec![0; plain.len()];
-    let run = sealer.seal_data(&plain, &mut out).unwrap();
+    let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut out).unwrap();
     assert_eq!(run.tags.len(), 3);
     for (index, (sealed, plain)) in (0..).zip(out.chunks_exact(BLOCK_SIZE).zip(plain.chunks_exact(BLOCK_SIZE))) {
         let loc = loc(run.epoch, nonce_at(&run.nonce, index).unwrap(), run.tags[usize::try_from(index).unwrap()]);
@@ -86,7 +86,7 @@ fn a_run_tells_which_block_does_not_open() {
     let sealer = sealer();
     let plain: Vec<u8> = (1u8..=3).flat_map(|block| [block; BLOCK_SIZE]).collect();
     let mut host = vec![0; plain.len()];
-    let run = sealer.seal_data(&plain, &mut host).unwrap();
+    let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut host).unwrap();
     let locs: Vec<BlockLoc> =
         (0..).zip(&run.tags).map(|(index, tag)| loc(run.epoch, nonce_at(&run.nonce, index).unwrap(), *tag)).collect();
     let mut out = vec![9; plain.len()];
@@ -152,7 +152,7 @@ fn no_cipher_works_in_memory_of_the_host() {
     sealer.new_epoch().unwrap();
     let plain = vec![7; 3 * BLOCK_SIZE];
     let mut host = vec![0; plain.len()];
-    let run = sealer.seal_data(&plain, &mut host).unwrap();
+    let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut host).unwrap();
     let locs: Vec<BlockLoc> =
         (0..).zip(&run.tags).map(|(index, tag)| loc(run.epoch, nonce_at(&run.nonce, index).unwrap(), *tag)).collect();
     sealer.open_run(&locs, &host, &mut vec![0; plain.len()]).unwrap();
@@ -235,7 +235,7 @@ fn no_nonce_of_an_epoch_is_used_twice_whatever_is_sealed() {
     let (plain, mut out) = (vec![0; 4 * BLOCK_SIZE], vec![0; 4 * BLOCK_SIZE]);
     let mut counters = vec![];
     for _ in 0..5 {
-        let run = sealer.seal_data(&plain, &mut out).unwrap();
+        let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut out).unwrap();
         counters.extend((0..4).map(|index| counter(&nonce_at(&run.nonce, index).unwrap())));
         counters.push(counter(&seal_block(&sealer, &[0; BLOCK_SIZE], &mut out[..BLOCK_SIZE]).unwrap().nonce));
         counters.push(counter(&sealer.seal_node(0, &plain, &mut out).unwrap().nonce));
@@ -281,16 +281,16 @@ fn an_epoch_ends_at_its_limit_and_says_so_before() {
     let sealer = sealer();
     sealer.set_epoch_limit(100);
     let (plain, mut out) = (vec![0; 74 * BLOCK_SIZE], vec![0; 74 * BLOCK_SIZE]);
-    sealer.seal_data(&plain, &mut out).unwrap();
+    sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut out).unwrap();
     assert!(!sealer.exhausted());
     seal_block(&sealer, &[0; BLOCK_SIZE], &mut out[..BLOCK_SIZE]).unwrap();
     assert!(sealer.exhausted());
     assert_eq!(sealer.nonces_left(), Some((25, 100)));
     let twenty_six = 26 * BLOCK_SIZE;
-    let refused = sealer.seal_data(&plain[..twenty_six], &mut out[..twenty_six]);
+    let refused = sealer.seal_data(plain[..twenty_six].chunks_exact(BLOCK_SIZE), &mut out[..twenty_six]);
     assert_eq!(refused, Err(SealFailure::Exhausted));
     let twenty_five = 25 * BLOCK_SIZE;
-    let last = sealer.seal_data(&plain[..twenty_five], &mut out[..twenty_five]).unwrap();
+    let last = sealer.seal_data(plain[..twenty_five].chunks_exact(BLOCK_SIZE), &mut out[..twenty_five]).unwrap();
     assert_eq!(counter(&nonce_at(&last.nonce, 24).unwrap()), 99);
     assert_eq!(sealer.seal_group(&place(EpochId(1)), &[]).err(), Some(SealFailure::Exhausted));
     assert_eq!(sealer.new_epoch(), Ok(EpochId(2)));

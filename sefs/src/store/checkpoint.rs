@@ -539,6 +539,7 @@ impl PageIo for Store {
         let buf = self.backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
         let mut page = Box::new([0u8; BLOCK_SIZE]);
         page.copy_from_slice(buf.bytes());
+        self.backend.give_back(buf);
         let failure = Error::Tampered(Tampered::AllocPage { group: first_group, level });
         self.sealer.open_alloc_page(level, entry, &mut page[..]).map_err(|_| failure)?;
         Ok(page)
