@@ -25,6 +25,7 @@ use crate::manifests;
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::opening::{Located, Unlocked};
+use crate::provider::CryptoKind;
 use crate::report::{Failure, FailureKind, Output, Tool, harden};
 use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_label, stat_text};
 use crate::size;
@@ -166,6 +167,10 @@ impl Debug {
             Look::Prove { paths, output } => self.prove(&volume, &paths.clone(), output.clone().as_deref()),
             Look::VerifyProof { root } => self.verify_proof(&root.clone()),
         }
+    }
+
+    fn crypto(&self) -> CryptoKind {
+        self.args.key.crypto.unwrap_or_default()
     }
 
     fn ls(&mut self, volume: &Volume, path: &OsString) -> Result<(), Failure> {
@@ -349,6 +354,7 @@ impl Debug {
         if self.args.json {
             let mut value = header_json(header, &slots);
             value["authenticated"] = info.is_some().into();
+            value["crypto"] = info.map_or(Value::Null, |_| self.crypto().to_string().into());
             value["state"] = info.map_or(Value::Null, info_json);
             return self.out.json(&value);
         }
@@ -358,6 +364,7 @@ impl Debug {
         }
         header_text(&mut text, header);
         if let Some(info) = info {
+            line(&mut text, "cryptography", self.crypto());
             info_text(&mut text, info);
         }
         self.out.bytes(text.as_bytes())

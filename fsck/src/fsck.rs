@@ -15,7 +15,7 @@ use sefs::error::Error;
 use sefs::format::FileKind;
 use sefs::repair::{Fix, Outcome, Refusal, repair};
 use sefs::types::InodeNo;
-use sefs::vfs::{Caller, Env, NewInode, Notice, Volume};
+use sefs::vfs::{Caller, NewInode, Notice, Volume};
 use serde_json::json;
 
 use crate::image::ImageUse;
@@ -225,7 +225,7 @@ impl Fsck {
     /// Whether there is nothing to replay and nothing to report; asked of a read-only mount, which replays in memory.
     fn closed_properly(&self, unlocked: &Unlocked) -> Result<bool, Failure> {
         let options = sefs::vfs::OpenOptions { read_only: true, ..unlocked.options()? };
-        match Volume::open(unlocked.located.backend.clone(), &unlocked.key, &options, &Env::host()) {
+        match Volume::open(unlocked.located.backend.clone(), &unlocked.key, &options, &unlocked.env()) {
             Ok(volume) => {
                 let info = volume.info();
                 let only_unanchored = info.notices.iter().all(|notice| matches!(notice, Notice::Unanchored));
@@ -253,7 +253,7 @@ impl Fsck {
         let (mut stage, mut progress) = (None, None);
         let (mut findings, mut repairable) = (Vec::new(), 0);
         let backend = unlocked.located.backend.clone();
-        let summary = check(backend, &unlocked.key, &options, &Env::host(), &mut |event| match event {
+        let summary = check(backend, &unlocked.key, &options, &unlocked.env(), &mut |event| match event {
             Event::Progress { done, total, what } => self.advance(&mut stage, &mut progress, (what, done, total)),
             Event::Finding(finding) => {
                 repairable += u64::from(finding.repairable());
@@ -326,10 +326,14 @@ impl Fsck {
         let options = self.check_options(unlocked)?;
         let (mut stage, mut progress) = (None, None);
         let backend = unlocked.located.backend.clone();
-        let outcome =
-            repair(backend, &unlocked.key, &options, &self.args.accept_loss, &Env::host(), &mut |what, done, total| {
-                self.advance(&mut stage, &mut progress, (what, done, total))
-            });
+        let outcome = repair(
+            backend,
+            &unlocked.key,
+            &options,
+            &self.args.accept_loss,
+            &unlocked.env(),
+            &mut |what, done, total| self.advance(&mut stage, &mut progress, (what, done, total)),
+        );
         drop(progress);
         match outcome.map_err(|error| unlocked.failed(&error))? {
             Outcome::Repaired(fixes) => {

@@ -122,6 +122,10 @@ impl Backend for HeaderLast {
         self.inner.buffer(len_bytes)
     }
 
+    fn give_back(&self, buf: HostBuf) {
+        self.inner.give_back(buf);
+    }
+
     fn submit(&self, batch: Batch) -> Result<Ticket, BackendError> {
         let touches = |io: &Io| match io {
             Io::Read { offset_bytes, buf } | Io::Write { offset_bytes, buf } => {

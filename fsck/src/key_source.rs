@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::anchor::AnchorSpec;
 use crate::config::{self, Config, ImageEntry};
 use crate::platform_source;
+use crate::provider::CryptoKind;
 use crate::report::{Failure, FailureKind};
 use crate::showing::slot_kind;
 use crate::volume_id::{VolumeId, decode_hex};
@@ -60,6 +61,9 @@ pub struct KeyArgs {
     /// How to read and write the image: with pread, pwrite and fdatasync, or through io_uring (not supported yet)
     #[arg(long, value_name = "HOW")]
     pub io: Option<IoKind>,
+    /// Whose AES-GCM to use; a volume opens with either [default: aws-lc]
+    #[arg(long, value_name = "WHOSE")]
+    pub crypto: Option<CryptoKind>,
 }
 
 /// How a file backend does its I/O.
@@ -85,6 +89,8 @@ pub struct KeySource {
     pub anchor: Option<AnchorSpec>,
     /// Open an anchored volume without its anchor.
     pub abandon_anchor: bool,
+    /// Whose cryptography to use.
+    pub crypto: CryptoKind,
 }
 
 /// What is read besides the command line.
@@ -125,7 +131,8 @@ impl KeyArgs {
         let anchor = self.anchor.clone().or(table.anchor).filter(|_| !abandon_anchor);
         let volume_id = self.volume_id.or(table.volume_id);
         let (place, files) = (origin.described(), origin.files());
-        Ok(KeySource { secret, place, files, warnings, volume_id, anchor, abandon_anchor })
+        let crypto = self.crypto.unwrap_or_default();
+        Ok(KeySource { secret, place, files, warnings, volume_id, anchor, abandon_anchor, crypto })
     }
 
     /// Takes a mount option over. `false`: the option is not one of these.
@@ -150,6 +157,10 @@ impl KeyArgs {
                 let kind = clap::ValueEnum::from_str(needed()?, false);
                 set_once(&mut self.io, name, kind.map_err(|_| wrong("it is sync or uring".into()))?)?;
             }
+            "crypto" => {
+                let kind = clap::ValueEnum::from_str(needed()?, false);
+                set_once(&mut self.crypto, name, kind.map_err(|_| wrong("it is aws-lc or rustcrypto".into()))?)?;
+            }
             "root-digest" => set_once(&mut self.root_digest, name, needed()?.into())?,
             "abandon-anchor" if value.is_none() => self.abandon_anchor = true,
             "abandon-anchor" => return Err(wrong("it takes no value".into())),
@@ -171,6 +182,7 @@ impl KeyArgs {
             abandon_anchor: false,
             root_digest: None,
             io: None,
+            crypto: None,
         })
     }
 

@@ -7,7 +7,7 @@
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
-//! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor ─► report
+//! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor, provider ─► report
 //!                                  └─► tpm_config              └─► tpm_anchor
 //! progress, size ──────────────────────────────────────────────┘
 //! ```
@@ -36,6 +36,7 @@ pub mod place;
 pub mod platform_source;
 pub mod populate;
 pub mod progress;
+pub mod provider;
 pub mod report;
 pub mod sealing_tool;
 mod showing;
@@ -51,6 +52,7 @@ pub use image::{Image, ImageUse};
 pub use key_source::{KeyArgs, KeySource};
 pub use mount_options::MountOptions;
 pub use progress::Progress;
+pub use provider::CryptoKind;
 pub use report::{Failure, FsckExit, MountExit, Output, Tool, harden};
 pub use volume_id::VolumeId;
 

@@ -336,7 +336,7 @@ impl Mkfs {
         // A random UUID (RFC 9562, version 4).
         (volume_id[6], volume_id[8]) = (volume_id[6] & 0x0f | 0x40, volume_id[8] & 0x3f | 0x80);
         let volume_id = sources.iter().find_map(|source| source.volume_id).unwrap_or(VolumeId(volume_id));
-        let env = Env::host();
+        let env = self.env();
         let (key, slots) = slots(sources, &volume_id, &env)?;
         Ok(NewVolume { volume_id, key, slots })
     }
@@ -352,7 +352,7 @@ impl Mkfs {
     ) -> Result<Made, Failure> {
         let failed = |error: Error| self.not_made(error, content);
         let NewVolume { volume_id, key, slots } = new;
-        let (env, policy) = (Env::host(), self.anchor_policy(sources));
+        let (env, policy) = (self.env(), self.anchor_policy(sources));
         let options = FormatOptions {
             size_bytes: content.size_bytes,
             volume_id: volume_id.0,
@@ -379,6 +379,10 @@ impl Mkfs {
             anchor: sources.iter().find_map(|source| source.anchor.as_ref()).map(AnchorSpec::to_string),
             counts,
         })
+    }
+
+    fn env(&self) -> Env {
+        self.args.key.crypto.unwrap_or_default().host_env()
     }
 
     fn anchor_policy(&self, sources: &[KeySource]) -> AnchorPolicy {

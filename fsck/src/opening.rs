@@ -61,7 +61,12 @@ impl Unlocked {
     /// Opens the volume, for writing if the image was opened for that.
     pub fn volume(&self) -> Result<Volume, Failure> {
         let Unlocked { located, key, .. } = self;
-        Volume::open(located.backend.clone(), key, &self.options()?, &Env::host()).map_err(|error| self.failed(&error))
+        Volume::open(located.backend.clone(), key, &self.options()?, &self.env()).map_err(|error| self.failed(&error))
+    }
+
+    /// What the volume needs from this host.
+    pub fn env(&self) -> Env {
+        self.source.crypto.host_env()
     }
 
     /// How the volume is to be opened.

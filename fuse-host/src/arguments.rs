@@ -60,7 +60,7 @@ const OPTIONS_HELP: &str = "Mount options:
   commit=SECONDS    how long a change may stay unflushed without fsync [default: 1]
   memory=SIZE       memory for caches of the volume [default: 64M]
   key-file=FILE, passphrase-file=FILE, share-file=FILE, platform=NAME:config=FILE, allow-development,
-  volume-id=UUID, anchor=KIND:PLACE, abandon-anchor, io=HOW
+  volume-id=UUID, anchor=KIND:PLACE, abandon-anchor, io=HOW, crypto=WHOSE
                     as the options of the same names
 Exit status: 0 mounted, 1 wrong usage, 2 system error, 4 internal error, 8 interrupted, 32 mount failed.";
 

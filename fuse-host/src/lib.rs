@@ -102,6 +102,7 @@ fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
     opened.warnings.iter().for_each(|warning| TOOL.warn(warning));
     if arguments.verbose {
         opened.info.notices.iter().for_each(|notice| report::note(&open::said_of(&request.image, notice)));
+        report::note(&format_args!("{}: AES-GCM of {}", request.image.display(), opened.crypto));
     }
     let report = describe(request, &opened);
     let source = opened.source.clone();
@@ -141,6 +142,7 @@ fn describe(request: &arguments::Request, opened: &open::Opened) -> String {
         "dropped_groups": info.dropped_groups,
         "notices": notices,
         "key": opened.key_label,
+        "crypto": opened.crypto.to_string(),
     })
     .to_string()
 }

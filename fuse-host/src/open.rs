@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sefs::backend::{Backend, FileBackend};
-use sefs::vfs::{Env, Notice, OpenOptions, Volume, VolumeInfo};
-use sefs_tools::{Failure, Image, ImageUse};
+use sefs::vfs::{Notice, OpenOptions, Volume, VolumeInfo};
+use sefs_tools::{CryptoKind, Failure, Image, ImageUse};
 
 use crate::arguments::Request;
 
@@ -22,6 +22,8 @@ pub(crate) struct Opened {
     pub(crate) info: VolumeInfo,
     /// What kind of key opened it; a platform for development says so.
     pub(crate) key_label: String,
+    /// Whose cryptography it uses.
+    pub(crate) crypto: CryptoKind,
     /// What the tool should say.
     pub(crate) warnings: Vec<String>,
 }
@@ -47,12 +49,13 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
         commit_ms: u64::try_from(request.commit.as_millis()).unwrap_or(u64::MAX),
         ..OpenOptions::default()
     };
-    let volume = Volume::open(backend, &key, &options, &Env::host()).map_err(of_volume)?;
+    let volume = Volume::open(backend, &key, &options, &key_source.crypto.host_env()).map_err(of_volume)?;
     let info = volume.info();
     let key_label = key_source.label();
+    let crypto = key_source.crypto;
     let mut warnings = key_source.warnings;
     warnings.extend(info.notices.iter().filter(|notice| is_warning(notice)).map(|notice| said_of(path, notice)));
-    Ok(Opened { volume, image, source, info, key_label, warnings })
+    Ok(Opened { volume, image, source, info, key_label, crypto, warnings })
 }
 
 /// An unanchored volume is what its owner chose; everything else is damage.

@@ -89,7 +89,7 @@ impl Aead for QuickAead {
         if self.tag(nonce, associated, buf) == *tag {
             return Ok(());
         }
-        buf.fill(0xdb);
+        buf.fill(0);
         Err(AuthFailed)
     }
 }

@@ -192,18 +192,26 @@ impl Sealer {
         self.keyring.suite()
     }
 
-    /// Seals whole blocks, `plain` into `out` of the same length, with consecutive nonces of the current epoch.
-    pub(crate) fn seal_data(&self, plain: &[u8], out: &mut [u8]) -> Result<SealedRun, SealFailure> {
-        assert!(plain.len() == out.len() && plain.len().is_multiple_of(BLOCK_SIZE), "whole blocks are sealed");
+    /// Seals as many blocks as `out` has room for, with consecutive nonces of the current epoch. `out` may be memory that
+    /// the host sees: each block is sealed in our own and copied out.
+    pub(crate) fn seal_data<'p>(
+        &self,
+        plain: impl IntoIterator<Item = &'p [u8]>,
+        out: &mut [u8],
+    ) -> Result<SealedRun, SealFailure> {
+        assert!(out.len().is_multiple_of(BLOCK_SIZE), "whole blocks are sealed");
         let epoch = self.sealing(None)?;
-        let blocks = u32::try_from(plain.len() / BLOCK_SIZE).map_err(|_| SealFailure::Exhausted)?;
+        let blocks = u32::try_from(out.len() / BLOCK_SIZE).map_err(|_| SealFailure::Exhausted)?;
         let nonce = epoch.nonces.burn(u64::from(blocks), epoch.limit, &*self.rng)?;
-        let mut tags = Vec::with_capacity(plain.len() / BLOCK_SIZE);
-        let sources = plain.chunks_exact(BLOCK_SIZE).zip(out.chunks_exact_mut(BLOCK_SIZE));
-        for (index, (plain, out)) in (0..blocks).zip(sources) {
+        let associated = associated(CLASS_DATA, 0);
+        let mut tags = Vec::with_capacity(out.len() / BLOCK_SIZE);
+        let mut own = [0; BLOCK_SIZE];
+        for ((index, out), plain) in (0..blocks).zip(out.chunks_exact_mut(BLOCK_SIZE)).zip(plain) {
             let nonce = nonce_at(&nonce, index).ok_or(SealFailure::Exhausted)?;
-            tags.push(epoch.keys.data.seal(&nonce, &associated(CLASS_DATA, 0), plain, out));
+            tags.push(epoch.keys.data.seal(&nonce, &associated, plain, &mut own));
+            out.copy_from_slice(&own);
         }
+        assert!(tags.len() * BLOCK_SIZE == out.len(), "there is as much to seal as room for it");
         Ok(SealedRun { epoch: epoch.id, nonce, tags })
     }
 
@@ -214,9 +222,31 @@ impl Sealer {
         opened.map_err(|_| OpenFailure::Auth)
     }
 
-    /// Seals a tree node of `level`.
-    pub(crate) fn seal_node(&self, level: u8, plain: &[u8], out: &mut [u8]) -> Result<Proof, SealFailure> {
-        self.seal(|keys| &*keys.node, CLASS_NODE, level, plain, out)
+    /// Takes data blocks that stand side by side out of `host`, memory that the host sees, and opens them into `out` of the
+    /// same length. Each is copied once, right before it is verified. The error tells which block it is.
+    pub(crate) fn open_run(&self, run: &[BlockLoc], host: &[u8], out: &mut [u8]) -> Result<(), (usize, OpenFailure)> {
+        assert!(host.len() == out.len() && out.len() == run.len() * BLOCK_SIZE, "whole blocks are opened");
+        let associated = associated(CLASS_DATA, 0);
+        let mut keys: Option<(EpochId, Arc<EpochKeys>)> = None;
+        let places = host.chunks_exact(BLOCK_SIZE).zip(out.chunks_exact_mut(BLOCK_SIZE));
+        for (index, (loc, (sealed, block))) in run.iter().zip(places).enumerate() {
+            let expanded = match &keys {
+                Some((epoch, expanded)) if *epoch == loc.epoch => expanded,
+                _ => {
+                    let expanded = self.keys(loc.epoch).map_err(|failure| (index, failure))?;
+                    &keys.insert((loc.epoch, expanded)).1
+                }
+            };
+            block.copy_from_slice(sealed);
+            let opened = expanded.data.open(&loc.nonce, &associated, block, &loc.tag);
+            opened.map_err(|_| (index, OpenFailure::Auth))?;
+        }
+        Ok(())
+    }
+
+    /// Seals a tree node of `level` into `own`, memory that only we see.
+    pub(crate) fn seal_node(&self, level: u8, plain: &[u8], own: &mut [u8]) -> Result<Proof, SealFailure> {
+        self.seal(|keys| &*keys.node, CLASS_NODE, level, plain, own)
     }
 
     /// Verifies and decrypts, in place, the tree node that `reference` names; the parent says that its level is `level`.
@@ -226,9 +256,9 @@ impl Sealer {
         opened.map_err(|_| OpenFailure::Auth)
     }
 
-    /// Seals an allocation page of `level` (0 bitmap).
-    pub(crate) fn seal_alloc_page(&self, level: u8, plain: &[u8], out: &mut [u8]) -> Result<Proof, SealFailure> {
-        self.seal(|keys| &*keys.node, CLASS_ALLOC_PAGE, level, plain, out)
+    /// Seals an allocation page of `level` (0 bitmap) into `own`, memory that only we see.
+    pub(crate) fn seal_alloc_page(&self, level: u8, plain: &[u8], own: &mut [u8]) -> Result<Proof, SealFailure> {
+        self.seal(|keys| &*keys.node, CLASS_ALLOC_PAGE, level, plain, own)
     }
 
     /// Verifies and decrypts, in place, the allocation page of `level` that `entry` proves.
@@ -271,11 +301,11 @@ impl Sealer {
         class: u8,
         level: u8,
         plain: &[u8],
-        out: &mut [u8],
+        own: &mut [u8],
     ) -> Result<Proof, SealFailure> {
         let epoch = self.sealing(None)?;
         let nonce = epoch.nonces.burn(1, epoch.limit, &*self.rng)?;
-        let tag = key(&epoch.keys).seal(&nonce, &associated(class, level), plain, out);
+        let tag = key(&epoch.keys).seal(&nonce, &associated(class, level), plain, own);
         Ok(Proof { epoch: epoch.id, nonce, tag })
     }
 }

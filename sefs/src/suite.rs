@@ -47,10 +47,11 @@ pub struct AuthFailed;
 
 /// An AEAD with its key expanded.
 pub trait Aead: Send + Sync {
-    /// Encrypts `plain` into `out` (same length) and returns the tag. `out` may be memory that the host sees: the
-    /// plaintext is never written there.
-    fn seal(&self, nonce: &Nonce, associated: &[u8], plain: &[u8], out: &mut [u8]) -> Tag;
-    /// Verifies and decrypts `buf` in place; on failure `buf` holds nothing useful.
+    /// Encrypts `plain` into `own` (same length) and returns the tag. `own` is memory that only we see: the tag is computed
+    /// over the ciphertext after it was written, and a host that changed it in between would have its own bytes
+    /// authenticated. The caller copies it out to where the host sees it.
+    fn seal(&self, nonce: &Nonce, associated: &[u8], plain: &[u8], own: &mut [u8]) -> Tag;
+    /// Verifies and decrypts `buf`, which is our own memory too, in place; on failure `buf` is zeroed.
     fn open(&self, nonce: &Nonce, associated: &[u8], buf: &mut [u8], tag: &Tag) -> Result<(), AuthFailed>;
 }
 
@@ -123,33 +124,19 @@ fn hmac(key: &[u8], data: &[u8]) -> Hmac<Sha256> {
 
 struct AesGcm(Aes256Gcm);
 
-/// Ciphertexts up to this long are made on the stack.
-const STACK_LEN: usize = 4096;
-
 impl Aead for AesGcm {
-    fn seal(&self, nonce: &Nonce, associated: &[u8], plain: &[u8], out: &mut [u8]) -> Tag {
-        // The tag is computed over the ciphertext after it was written. Were it written to memory that the host sees,
-        // the host could change it in between, and we would authenticate the host's bytes. So it is made in memory of
-        // our own and copied out.
-        if plain.len() <= STACK_LEN {
-            self.seal_through(nonce, associated, plain, &mut [0; STACK_LEN][..plain.len()], out)
-        } else {
-            self.seal_through(nonce, associated, plain, &mut alloc::vec![0; plain.len()], out)
-        }
+    fn seal(&self, nonce: &Nonce, associated: &[u8], plain: &[u8], own: &mut [u8]) -> Tag {
+        let buffer = InOutBuf::new(plain, own).expect("both are as long as the plaintext");
+        let sealed = self.0.encrypt_inout_detached(nonce.into(), associated, buffer);
+        sealed.expect("messages are far below GCM's limit of 64 GiB").into()
     }
 
     fn open(&self, nonce: &Nonce, associated: &[u8], buf: &mut [u8], tag: &Tag) -> Result<(), AuthFailed> {
-        self.0.decrypt_inout_detached(nonce.into(), associated, InOutBuf::from(buf), tag.into()).map_err(|_| AuthFailed)
-    }
-}
-
-impl AesGcm {
-    fn seal_through(&self, nonce: &Nonce, associated: &[u8], plain: &[u8], own: &mut [u8], out: &mut [u8]) -> Tag {
-        let buffer = InOutBuf::new(plain, own).expect("both are as long as the plaintext");
-        let sealed = self.0.encrypt_inout_detached(nonce.into(), associated, buffer);
-        let tag = sealed.expect("messages are far below GCM's limit of 64 GiB");
-        out.copy_from_slice(own);
-        tag.into()
+        let opened = self.0.decrypt_inout_detached(nonce.into(), associated, InOutBuf::from(&mut *buf), tag.into());
+        opened.map_err(|_| {
+            buf.fill(0);
+            AuthFailed
+        })
     }
 }
 

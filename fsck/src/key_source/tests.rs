@@ -177,6 +177,9 @@ fn mount_options_of_the_same_names() {
     assert_eq!(args.take_option("allow_other", None), Ok(false));
     assert_eq!(args.take_option("allow-development", None), Ok(true));
     assert_eq!(args.take_option("io", Some("sync")), Ok(true));
+    assert_eq!(args.take_option("crypto", Some("rustcrypto")), Ok(true));
+    assert_eq!(args.crypto, Some(CryptoKind::Rustcrypto));
+    assert!(args.take_option("crypto", Some("openssl")).unwrap_err().to_string().contains("aws-lc or rustcrypto"));
     assert!(args.take_option("io", Some("fast")).unwrap_err().to_string().contains("sync or uring"));
     assert_eq!(args.take_option("share-file", Some("/1")), Ok(true));
     assert_eq!(args.take_option("share-file", Some("/2")), Ok(true));

@@ -138,3 +138,22 @@ impl Ran {
         assert!(self.err.contains(part) && self.out.is_empty(), "{self:?}");
     }
 }
+
+#[test]
+fn a_volume_is_the_same_with_either_provider() {
+    for (maker, reader) in [("aws-lc", "rustcrypto"), ("rustcrypto", "aws-lc")] {
+        let bench = Bench::new();
+        fs::create_dir(bench.path("src")).unwrap();
+        fs::write(bench.path("src/large"), pattern(300_000)).unwrap();
+        bench.mkfs(&["a", "--from", "src", "--key-file", "key", "-q", "--crypto", maker]).succeeded();
+        let with = ["a", "--key-file", "key", "--crypto", reader];
+        assert!(bench.debug(&[&with[..], &["cat", "large"]].concat()).succeeded().out == pattern(300_000));
+        bench.fsck(&[&with[..], &["--scrub"]].concat()).succeeded();
+        let shown = bench.debug(&[&with[..], &["super"]].concat()).succeeded();
+        assert!(shown.text().contains(&format!("cryptography:          {reader}\n")), "{}", shown.text());
+        assert_eq!(bench.debug(&[&with[..], &["super", "--json"]].concat()).succeeded().json()["crypto"], reader);
+    }
+    let bench = Bench::with_image();
+    let shown = debug(&bench, &["super", "--json"]).succeeded().json();
+    assert_eq!(shown["crypto"], "aws-lc", "what host tools use unless they are told");
+}

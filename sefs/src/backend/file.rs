@@ -13,7 +13,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
-use super::{Backend, BackendError, BackendOperation, Batch, Io, Ticket};
+use super::pool::BufferPool;
+use super::{Backend, BackendError, BackendOperation, Batch, HostBuf, Io, Ticket};
 use crate::sync::Mutex;
 
 /// Sequentially written bytes after which writeback is started.
@@ -25,6 +26,7 @@ pub struct FileBackend {
     regular: bool,
     /// Bytes from–to that were written one after the other since writeback was last started.
     sequential: Mutex<(u64, u64)>,
+    buffers: BufferPool,
 }
 
 impl FileBackend {
@@ -46,7 +48,8 @@ impl FileBackend {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a regular file nor a block device"));
         }
-        Ok(FileBackend { file, regular: kind.is_file(), sequential: Mutex::new((0, 0)) })
+        let (sequential, buffers) = (Mutex::new((0, 0)), BufferPool::new());
+        Ok(FileBackend { file, regular: kind.is_file(), sequential, buffers })
     }
 
     /// Starts writeback when enough was written in one piece. Advice that is not taken costs nothing but time.
@@ -69,6 +72,14 @@ impl FileBackend {
 }
 
 impl Backend for FileBackend {
+    fn buffer(&self, len_bytes: usize) -> HostBuf {
+        self.buffers.take(len_bytes)
+    }
+
+    fn give_back(&self, buf: HostBuf) {
+        self.buffers.put(buf);
+    }
+
     fn submit(&self, mut batch: Batch) -> Result<Ticket, BackendError> {
         for io in &mut batch {
             match io {
@@ -137,7 +148,6 @@ fn failed(operation: BackendOperation, offset_bytes: u64) -> impl FnOnce(io::Err
 mod tests {
     use super::super::check::check_promises;
     use super::*;
-    use crate::backend::HostBuf;
     use std::os::unix::fs::MetadataExt;
 
     #[test]

@@ -3,7 +3,8 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 
-use super::{Backend, BackendError, BackendOperation, Batch, Io, Ticket};
+use super::pool::BufferPool;
+use super::{Backend, BackendError, BackendOperation, Batch, HostBuf, Io, Ticket};
 use crate::sync::RwLock;
 
 /// The unit of memory (64 KiB).
@@ -11,7 +12,10 @@ const PAGE_BYTES: usize = 65_536;
 const PAGE_BYTES_U64: u64 = 65_536;
 
 /// A volume in memory, for tests and for LibOSes without a disk.
-pub struct MemoryBackend(RwLock<Memory>);
+pub struct MemoryBackend {
+    memory: RwLock<Memory>,
+    buffers: BufferPool,
+}
 
 struct Memory {
     len_bytes: u64,
@@ -21,12 +25,12 @@ struct Memory {
 impl MemoryBackend {
     /// A backend of zeros.
     pub fn new(len_bytes: u64) -> MemoryBackend {
-        MemoryBackend(RwLock::new(Memory { len_bytes, pages: BTreeMap::new() }))
+        MemoryBackend { memory: RwLock::new(Memory { len_bytes, pages: BTreeMap::new() }), buffers: BufferPool::new() }
     }
 
     /// Bytes of memory that the content takes.
     pub fn resident_bytes(&self) -> usize {
-        self.0.read().pages.len() * PAGE_BYTES
+        self.memory.read().pages.len() * PAGE_BYTES
     }
 }
 
@@ -92,11 +96,19 @@ impl Place {
 }
 
 impl Backend for MemoryBackend {
+    fn buffer(&self, len_bytes: usize) -> HostBuf {
+        self.buffers.take(len_bytes)
+    }
+
+    fn give_back(&self, buf: HostBuf) {
+        self.buffers.put(buf);
+    }
+
     fn submit(&self, mut batch: Batch) -> Result<Ticket, BackendError> {
         for io in &mut batch {
             match io {
-                Io::Read { offset_bytes, buf } => self.0.read().read(*offset_bytes, buf.bytes_mut())?,
-                Io::Write { offset_bytes, buf } => self.0.write().write(*offset_bytes, buf.bytes())?,
+                Io::Read { offset_bytes, buf } => self.memory.read().read(*offset_bytes, buf.bytes_mut())?,
+                Io::Write { offset_bytes, buf } => self.memory.write().write(*offset_bytes, buf.bytes())?,
             }
         }
         Ok(Ticket::Done(batch))
@@ -113,7 +125,7 @@ impl Backend for MemoryBackend {
     fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BackendError> {
         let first = offset_bytes.div_ceil(PAGE_BYTES_U64);
         let end = offset_bytes.saturating_add(len_bytes) / PAGE_BYTES_U64;
-        let mut memory = self.0.write();
+        let mut memory = self.memory.write();
         // Only pages that exist, for a range may be the whole of a sparse terabyte.
         while let Some((&page, _)) = memory.pages.range(first..end.max(first)).next() {
             memory.pages.remove(&page);
@@ -122,11 +134,11 @@ impl Backend for MemoryBackend {
     }
 
     fn len_bytes(&self) -> Result<u64, BackendError> {
-        Ok(self.0.read().len_bytes)
+        Ok(self.memory.read().len_bytes)
     }
 
     fn grow(&self, len_bytes: u64) -> Result<(), BackendError> {
-        let mut memory = self.0.write();
+        let mut memory = self.memory.write();
         memory.len_bytes = memory.len_bytes.max(len_bytes);
         Ok(())
     }
@@ -136,7 +148,6 @@ impl Backend for MemoryBackend {
 mod tests {
     use super::super::check::check_promises;
     use super::*;
-    use crate::backend::HostBuf;
 
     #[test]
     fn keeps_the_promises_of_a_backend() {

@@ -8,6 +8,7 @@ mod check;
 #[cfg(feature = "std")]
 mod file;
 mod memory;
+mod pool;
 
 use alloc::vec::Vec;
 
@@ -19,22 +20,26 @@ pub use crate::error::{BackendError, BackendOperation};
 
 /// Memory that the host may see and change. It holds ciphertext only.
 #[derive(Default)]
-pub struct HostBuf(Vec<u8>);
+pub struct HostBuf {
+    memory: Vec<u8>,
+    /// How much of it is in use; never more than there is.
+    len_bytes: usize,
+}
 
 impl HostBuf {
     /// A buffer of `len_bytes` zeros in ordinary memory.
     pub fn zeroed(len_bytes: usize) -> HostBuf {
-        HostBuf(alloc::vec![0; len_bytes])
+        HostBuf { memory: alloc::vec![0; len_bytes], len_bytes }
     }
 
     /// The bytes, to be copied out once before they are trusted.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.memory[..self.len_bytes]
     }
 
     /// The bytes, to be filled with ciphertext.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.memory[..self.len_bytes]
     }
 }
 
@@ -72,9 +77,13 @@ pub enum Ticket {
 /// A batch that returns an error may have been carried out in part. After `flush` returns, all writes that completed
 /// before it was called are durable. A read past the end is an error, never zeros.
 pub trait Backend: Send + Sync {
-    /// A buffer that this backend can transfer well.
+    /// A buffer that this backend can transfer well. What is in it is undefined: ciphertext of whatever went before.
     fn buffer(&self, len_bytes: usize) -> HostBuf {
         HostBuf::zeroed(len_bytes)
+    }
+    /// Takes a buffer back that nobody needs any more, so that it can be used again.
+    fn give_back(&self, buf: HostBuf) {
+        drop(buf);
     }
     /// Starts a batch.
     fn submit(&self, batch: Batch) -> Result<Ticket, BackendError>;

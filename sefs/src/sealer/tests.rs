@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::keys::tests::{CountingRng, FailingRng, verified, volume_key};
-use crate::suite::RustCrypto;
+use crate::suite::{AuthFailed, RustCrypto};
 use crate::types::{BlockAddr, Generation};
 
 fn sealer_of(volume: u8, rng: Arc<dyn Rng>) -> Sealer {
@@ -36,7 +36,7 @@ fn place(epoch: EpochId) -> GroupPlace {
 
 /// Seals a single block: a run of one.
 fn seal_block(sealer: &Sealer, plain: &[u8; BLOCK_SIZE], out: &mut [u8]) -> Result<Proof, SealFailure> {
-    let run = sealer.seal_data(plain, out)?;
+    let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), out)?;
     Ok(Proof { epoch: run.epoch, nonce: run.nonce, tag: run.tags[0] })
 }
 
@@ -64,7 +64,7 @@ fn runs_of_data_open_block_by_block() {
     let sealer = sealer();
     let plain: Vec<u8> = (0u8..3).flat_map(|block| [block; BLOCK_SIZE]).collect();
     let mut out = vec![0; plain.len()];
-    let run = sealer.seal_data(&plain, &mut out).unwrap();
+    let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut out).unwrap();
     assert_eq!(run.tags.len(), 3);
     for (index, (sealed, plain)) in (0..).zip(out.chunks_exact(BLOCK_SIZE).zip(plain.chunks_exact(BLOCK_SIZE))) {
         let loc = loc(run.epoch, nonce_at(&run.nonce, index).unwrap(), run.tags[usize::try_from(index).unwrap()]);
@@ -79,6 +79,88 @@ fn runs_of_data_open_block_by_block() {
         let unknown = BlockLoc { epoch: EpochId(9), ..loc };
         assert_eq!(sealer.open_data(&unknown, &mut buf), Err(OpenFailure::UnknownEpoch(EpochId(9))));
     }
+}
+
+#[test]
+fn a_run_tells_which_block_does_not_open() {
+    let sealer = sealer();
+    let plain: Vec<u8> = (1u8..=3).flat_map(|block| [block; BLOCK_SIZE]).collect();
+    let mut host = vec![0; plain.len()];
+    let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut host).unwrap();
+    let locs: Vec<BlockLoc> =
+        (0..).zip(&run.tags).map(|(index, tag)| loc(run.epoch, nonce_at(&run.nonce, index).unwrap(), *tag)).collect();
+    let mut out = vec![9; plain.len()];
+    assert_eq!(sealer.open_run(&locs, &host, &mut out), Ok(()));
+    assert_eq!(out, plain);
+    host[BLOCK_SIZE + 5] ^= 1;
+    assert_eq!(sealer.open_run(&locs, &host, &mut out), Err((1, OpenFailure::Auth)));
+    assert_eq!(out[BLOCK_SIZE..2 * BLOCK_SIZE], [0; BLOCK_SIZE], "nothing of what did not authenticate is left");
+    host[BLOCK_SIZE + 5] ^= 1;
+    let mut unknown = locs.clone();
+    unknown[2].epoch = EpochId(9);
+    assert_eq!(sealer.open_run(&unknown, &host, &mut out), Err((2, OpenFailure::UnknownEpoch(EpochId(9)))));
+}
+
+/// RustCrypto, and where it was told to work.
+#[derive(Default, Clone)]
+struct Watching(Arc<Mutex<Vec<core::ops::Range<usize>>>>);
+
+impl Watching {
+    fn note(&self, own: &[u8]) {
+        let start = own.as_ptr().addr();
+        self.0.lock().push(start..start + own.len());
+    }
+}
+
+struct WatchingAead(Watching, Box<dyn Aead>);
+
+impl Aead for WatchingAead {
+    fn seal(&self, nonce: &Nonce, associated: &[u8], plain: &[u8], own: &mut [u8]) -> Tag {
+        self.0.note(own);
+        self.1.seal(nonce, associated, plain, own)
+    }
+
+    fn open(&self, nonce: &Nonce, associated: &[u8], buf: &mut [u8], tag: &Tag) -> Result<(), AuthFailed> {
+        self.0.note(buf);
+        self.1.open(nonce, associated, buf, tag)
+    }
+}
+
+impl Suite for Watching {
+    fn aead(&self, key: &SecretKey) -> Box<dyn Aead> {
+        Box::new(WatchingAead(self.clone(), RustCrypto.aead(key)))
+    }
+    fn derive(&self, salt: &[u8], secret: &SecretKey, info: &[&[u8]]) -> SecretKey {
+        RustCrypto.derive(salt, secret, info)
+    }
+    fn mac(&self, key: &SecretKey, data: &[u8]) -> [u8; 32] {
+        RustCrypto.mac(key, data)
+    }
+    fn verify_mac(&self, key: &SecretKey, data: &[u8], expected: &[u8; 32]) -> Result<(), AuthFailed> {
+        RustCrypto.verify_mac(key, data, expected)
+    }
+    fn sha256(&self, parts: &[&[u8]]) -> [u8; 32] {
+        RustCrypto.sha256(parts)
+    }
+}
+
+/// Tags are computed over ciphertext that the host cannot change meanwhile, and verified over a copy that it cannot change.
+#[test]
+fn no_cipher_works_in_memory_of_the_host() {
+    let watching = Watching::default();
+    let sealer = Sealer::new(Arc::new(watching.clone()), Arc::new(CountingRng::default()), &volume_key(), &verified(1));
+    sealer.new_epoch().unwrap();
+    let plain = vec![7; 3 * BLOCK_SIZE];
+    let mut host = vec![0; plain.len()];
+    let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut host).unwrap();
+    let locs: Vec<BlockLoc> =
+        (0..).zip(&run.tags).map(|(index, tag)| loc(run.epoch, nonce_at(&run.nonce, index).unwrap(), *tag)).collect();
+    sealer.open_run(&locs, &host, &mut vec![0; plain.len()]).unwrap();
+    let seen = watching.0.lock();
+    assert_eq!(seen.len(), 6);
+    let host = host.as_ptr().addr()..host.as_ptr().addr() + host.len();
+    let inside = seen.iter().filter(|own| own.start < host.end && host.start < own.end);
+    assert_eq!(inside.count(), 0, "worked in what the host sees");
 }
 
 /// Each class and each level has its own associated data, so nothing opens as something else, whatever its parent says.
@@ -153,7 +235,7 @@ fn no_nonce_of_an_epoch_is_used_twice_whatever_is_sealed() {
     let (plain, mut out) = (vec![0; 4 * BLOCK_SIZE], vec![0; 4 * BLOCK_SIZE]);
     let mut counters = vec![];
     for _ in 0..5 {
-        let run = sealer.seal_data(&plain, &mut out).unwrap();
+        let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut out).unwrap();
         counters.extend((0..4).map(|index| counter(&nonce_at(&run.nonce, index).unwrap())));
         counters.push(counter(&seal_block(&sealer, &[0; BLOCK_SIZE], &mut out[..BLOCK_SIZE]).unwrap().nonce));
         counters.push(counter(&sealer.seal_node(0, &plain, &mut out).unwrap().nonce));
@@ -199,16 +281,16 @@ fn an_epoch_ends_at_its_limit_and_says_so_before() {
     let sealer = sealer();
     sealer.set_epoch_limit(100);
     let (plain, mut out) = (vec![0; 74 * BLOCK_SIZE], vec![0; 74 * BLOCK_SIZE]);
-    sealer.seal_data(&plain, &mut out).unwrap();
+    sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), &mut out).unwrap();
     assert!(!sealer.exhausted());
     seal_block(&sealer, &[0; BLOCK_SIZE], &mut out[..BLOCK_SIZE]).unwrap();
     assert!(sealer.exhausted());
     assert_eq!(sealer.nonces_left(), Some((25, 100)));
     let twenty_six = 26 * BLOCK_SIZE;
-    let refused = sealer.seal_data(&plain[..twenty_six], &mut out[..twenty_six]);
+    let refused = sealer.seal_data(plain[..twenty_six].chunks_exact(BLOCK_SIZE), &mut out[..twenty_six]);
     assert_eq!(refused, Err(SealFailure::Exhausted));
     let twenty_five = 25 * BLOCK_SIZE;
-    let last = sealer.seal_data(&plain[..twenty_five], &mut out[..twenty_five]).unwrap();
+    let last = sealer.seal_data(plain[..twenty_five].chunks_exact(BLOCK_SIZE), &mut out[..twenty_five]).unwrap();
     assert_eq!(counter(&nonce_at(&last.nonce, 24).unwrap()), 99);
     assert_eq!(sealer.seal_group(&place(EpochId(1)), &[]).err(), Some(SealFailure::Exhausted));
     assert_eq!(sealer.new_epoch(), Ok(EpochId(2)));

@@ -96,7 +96,7 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
     }
 
     fn merge_chunk(&mut self, key: Key, patch: &Patch, planned: Option<&Planned>) -> Result<Option<Vec<u8>>> {
-        let old = self.store.stored_chunk(self.root, key)?;
+        let old = self.store.read_chunk(self.root, key)?;
         let mut new = old.clone();
         let mut released: Vec<BlockLoc> = Vec::new();
         new.apply(patch, &mut |loc| released.push(loc));

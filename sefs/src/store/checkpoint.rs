@@ -539,6 +539,7 @@ impl PageIo for Store {
         let buf = self.backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
         let mut page = Box::new([0u8; BLOCK_SIZE]);
         page.copy_from_slice(buf.bytes());
+        self.backend.give_back(buf);
         let failure = Error::Tampered(Tampered::AllocPage { group: first_group, level });
         self.sealer.open_alloc_page(level, entry, &mut page[..]).map_err(|_| failure)?;
         Ok(page)
@@ -551,8 +552,10 @@ impl PageIo for Store {
         page: &[u8; BLOCK_SIZE],
         old: &AllocEntry,
     ) -> Result<(EpochId, Nonce, Tag)> {
+        let mut own = [0; BLOCK_SIZE];
+        let proof = self.sealer.seal_alloc_page(level, page, &mut own)?;
         let mut buf = self.backend.buffer(BLOCK_SIZE);
-        let proof = self.sealer.seal_alloc_page(level, page, buf.bytes_mut())?;
+        buf.bytes_mut().copy_from_slice(&own);
         self.submit_unnamed(alloc::vec![Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf }])?;
         let mut epochs = self.page_epochs.lock();
         *epochs.entry(proof.epoch).or_default() += 1;

@@ -266,6 +266,7 @@ impl Store {
                 if in_ring {
                     sealed.ring_data.extend_from_slice(buf.bytes());
                     sealed.ring_addresses.extend((0..count as u64).map(|index| BlockAddr(extent.addr.0 + index)));
+                    self.backend.give_back(buf);
                 } else {
                     writes.push(Io::Write { offset_bytes: extent.addr.0 * BLOCK_SIZE_U64, buf });
                 }
@@ -289,11 +290,10 @@ impl Store {
                     && usize::from(pages[index].block) == usize::from(first.block) + index - at
             };
             let end = (at + 1..pages.len()).find(|index| !follows(*index)).unwrap_or(pages.len());
-            let mut plain = Vec::with_capacity((end - at) * BLOCK_SIZE);
-            pages[at..end].iter().for_each(|waiting| plain.extend_from_slice(&waiting.page));
+            let plain = pages[at..end].iter().map(|waiting| &*waiting.page);
             let block = first.key.offset * CHUNK_BLOCKS + u64::from(first.block);
             let here = Extent { addr: BlockAddr(extent.addr.0 + at as u64), blocks: (end - at) as u64 };
-            let locs = self.seal_run(block, here, &plain, &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE])?;
+            let locs = self.seal_run(block, here, plain, &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE])?;
             let patch = sealed.patches.entry(first.key).or_default();
             for (block, loc) in locs {
                 patch.set((block % CHUNK_BLOCKS) as u8, BlockState::Data(loc), &mut |_| {});

@@ -43,7 +43,7 @@ use crate::env::Clock;
 #[cfg(test)]
 use crate::env::Env;
 use crate::error::Result;
-use crate::format::{AllocEntry, Header, Key, Kind, MAX_EPOCHS};
+use crate::format::{AllocEntry, Chunk, Header, Key, Kind, MAX_EPOCHS};
 use crate::node::Node;
 use crate::sealer::Sealer;
 use crate::suite::{Nonce, Suite};
@@ -91,6 +91,8 @@ pub(crate) struct Store {
     read_only: bool,
     limits: Limits,
     nodes: ByteCache<(u64, Nonce), Node>,
+    /// Decoded chunks, by the root of the tree that they were found in.
+    chunks: ByteCache<(Nonce, Key), Chunk>,
     layers: RwLock<Layers>,
     log: Mutex<Log>,
     slots: Mutex<Slots>,

@@ -6,6 +6,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::allocator::{Extent as AddrExtent, Pin};
 use crate::backend::Io;
@@ -14,7 +15,7 @@ use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, RangeRecor
 use crate::node::Node;
 use crate::sealer::OpenFailure;
 use crate::store::layer::{Entry, Page, Said};
-use crate::store::ranges::Range;
+use crate::store::ranges;
 use crate::store::{Layers, Store};
 use crate::tree::{self, NodeReader, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, ObjectId};
@@ -58,9 +59,11 @@ impl From<BlockState> for Block {
 
 pub(super) type Blocks = Vec<Block>;
 
-const CHUNK_BLOCKS_USIZE: usize = 64;
+const CHUNK_BLOCKS_U8: u8 = 64;
 /// Up to so many pending chunks, `st_blocks` is exact; beyond, it is an estimate until they are merged.
 const EXACT_CHUNKS: usize = 16;
+/// What a decoded chunk takes in memory, at most.
+const CHUNK_MEMORY_BYTES: usize = 64 * size_of::<(u8, BlockState)>() + 128;
 /// Blocks that one backend request may span.
 const MAX_READ_BLOCKS: usize = 256;
 
@@ -153,15 +156,15 @@ impl Store {
     }
 
     fn read_in_chunk(&self, object: ObjectId, first_block: u64, out: &mut [u8]) -> Result<()> {
-        let start = (first_block % CHUNK_BLOCKS) as usize;
-        let wanted = start..start + out.len() / BLOCK_SIZE;
-        let (mut blocks, mut pin) = self.resolve(object, first_block / CHUNK_BLOCKS)?;
+        let (chunk, start) = (first_block / CHUNK_BLOCKS, (first_block % CHUNK_BLOCKS) as u8);
+        let wanted = start..start + (out.len() / BLOCK_SIZE) as u8;
+        let (mut blocks, mut pin) = self.resolve_some(object, chunk, wanted.clone())?;
         loop {
-            let Err(failure) = self.fill(object, first_block, &blocks[wanted.clone()], out) else { return Ok(()) };
+            let Err(failure) = self.fill(object, first_block, &blocks, out) else { return Ok(()) };
             // A block may have moved while it was read: home from the ring, or away because it was written again before
             // any group named it. Only what is still said to be there, and is not, was tampered with.
-            let again = self.resolve(object, first_block / CHUNK_BLOCKS)?;
-            let same = blocks[wanted.clone()].iter().zip(&again.0[wanted.clone()]).all(|(old, new)| old.is_at(new));
+            let again = self.resolve_some(object, chunk, wanted.clone())?;
+            let same = blocks.iter().zip(&again.0).all(|(old, new)| old.is_at(new));
             if same && again.1.generation() == pin.generation() {
                 return Err(failure);
             }
@@ -201,13 +204,10 @@ impl Store {
             }
             let out = &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE];
             let buf = self.backend.read_at(places[at].0 * BLOCK_SIZE_U64, out.len())?;
-            // The only copy out of memory that the host sees; what is verified is what is returned.
-            out.copy_from_slice(buf.bytes());
-            for (index, loc) in run[at..end].iter().enumerate() {
-                let Some(block) = out[index * BLOCK_SIZE..].first_chunk_mut::<BLOCK_SIZE>() else { break };
-                let place = (object, first_block + (at + index) as u64);
-                self.sealer.open_data(loc, block).map_err(|failure| block_error(failure, loc, place))?;
-            }
+            self.sealer.open_run(&run[at..end], buf.bytes(), out).map_err(|(index, failure)| {
+                block_error(failure, &run[at + index], (object, first_block + (at + index) as u64))
+            })?;
+            self.backend.give_back(buf);
             at = end;
         }
         Ok(())
@@ -222,17 +222,22 @@ impl Store {
 
     /// All 64 blocks of a chunk, with a pin that keeps what they name in place.
     pub(super) fn resolve(&self, object: ObjectId, chunk: u64) -> Result<(Blocks, Pin)> {
+        self.resolve_some(object, chunk, 0..CHUNK_BLOCKS_U8)
+    }
+
+    /// The same of some blocks of the chunk.
+    fn resolve_some(&self, object: ObjectId, chunk: u64, wanted: Range<u8>) -> Result<(Blocks, Pin)> {
         let key = chunk_key(object, chunk);
-        let mut blocks: Vec<Option<Block>> = alloc::vec![None; CHUNK_BLOCKS_USIZE];
+        let mut blocks: Vec<Option<Block>> = alloc::vec![None; wanted.len()];
         let (root, pin) = {
             let layers = self.layers.read();
             let pin = self.alloc.pin();
             if layers.ranges.covering(object, chunk).is_some() {
-                return Ok((alloc::vec![Block::Absent; CHUNK_BLOCKS_USIZE], pin));
+                return Ok((alloc::vec![Block::Absent; wanted.len()], pin));
             }
             for layer in layers.stack() {
                 let Some(Entry::Chunk(entry)) = layer.entry(&key) else { continue };
-                for (index, block) in (0u8..).zip(blocks.iter_mut()) {
+                for (index, block) in wanted.clone().zip(blocks.iter_mut()) {
                     if block.is_none() {
                         *block = match entry.said(index) {
                             Said::Nothing => None,
@@ -246,7 +251,7 @@ impl Store {
         };
         if blocks.iter().any(Option::is_none) {
             let stored = self.stored_chunk(root, key)?;
-            for (index, block) in (0u8..).zip(blocks.iter_mut()) {
+            for (index, block) in wanted.clone().zip(blocks.iter_mut()) {
                 if block.is_none() {
                     *block = Some(stored.get(index).into());
                 }
@@ -255,8 +260,21 @@ impl Store {
         Ok((blocks.into_iter().map(|block| block.unwrap_or(Block::Absent)).collect(), pin))
     }
 
-    /// The chunk as the tree has it; an empty one where it has none.
-    pub(super) fn stored_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
+    /// The chunk as the tree has it, out of the cache if it was read before; an empty one where it has none.
+    fn stored_chunk(&self, root: Option<Root>, key: Key) -> Result<Arc<Chunk>> {
+        let Some(root) = root else { return Ok(Arc::default()) };
+        // A root's nonce names all that is below: no other root was sealed with it.
+        let place = (root.reference.nonce, key);
+        if let Some(chunk) = self.chunks.get(&place) {
+            return Ok(chunk);
+        }
+        let chunk = Arc::new(self.read_chunk(Some(root), key)?);
+        self.chunks.insert(place, chunk.clone(), CHUNK_MEMORY_BYTES);
+        Ok(chunk)
+    }
+
+    /// The chunk as the tree has it, for whoever is going to change it; an empty one where it has none.
+    pub(super) fn read_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
         match tree::get(self, root, key)? {
             None => Ok(Chunk::default()),
             Some(bytes) => Chunk::decode(&bytes).map_err(|why| record_error(key, why)),
@@ -394,6 +412,7 @@ impl Store {
         let mut bytes = alloc::vec![0u8; self.node_size];
         let buf = self.backend.read_at(reference.addr.0 * BLOCK_SIZE_U64, self.node_size)?;
         bytes.copy_from_slice(buf.bytes());
+        self.backend.give_back(buf);
         self.sealer.open_node(level, reference, &mut bytes).map_err(|failure| match failure {
             OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
             OpenFailure::Auth => Error::Tampered(Tampered::Node { addr: reference.addr, level }),
@@ -422,7 +441,13 @@ impl Store {
             })
             .sum();
         self.unflushed.add(bytes);
-        self.while_unlatched(|| self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket)).map(drop))
+        let written =
+            self.while_unlatched(|| self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket)))?;
+        Ok(written.map(|batch| {
+            for Io::Read { buf, .. } | Io::Write { buf, .. } in batch {
+                self.backend.give_back(buf);
+            }
+        }))
     }
 }
 
@@ -472,9 +497,14 @@ pub(super) fn space_key(object: ObjectId) -> Key {
     Key::new(object.0, Kind::Space, 0)
 }
 
-pub(super) fn range_of(key: Key, bytes: &[u8]) -> Result<Range> {
+pub(super) fn range_of(key: Key, bytes: &[u8]) -> Result<ranges::Range> {
     let record = RangeRecord::decode(bytes).map_err(|why| record_error(key, why))?;
-    Ok(Range { id: key.offset, object: record.object, first_chunk: record.first_chunk, end_chunk: record.end_chunk })
+    Ok(ranges::Range {
+        id: key.offset,
+        object: record.object,
+        first_chunk: record.first_chunk,
+        end_chunk: record.end_chunk,
+    })
 }
 
 pub(super) fn record_error(key: Key, why: &'static str) -> Error {

@@ -192,7 +192,7 @@ impl Store {
             let bytes = usize::try_from(extent.blocks).map_or(usize::MAX, |blocks| blocks.saturating_mul(BLOCK_SIZE));
             let (here, later) = rest.split_at(bytes.min(rest.len()));
             let mut buf = self.backend.buffer(here.len());
-            for (at, loc) in self.seal_run(block, extent, here, buf.bytes_mut())? {
+            for (at, loc) in self.seal_run(block, extent, here.chunks_exact(BLOCK_SIZE), buf.bytes_mut())? {
                 patch.set((at % CHUNK_BLOCKS) as u8, BlockState::Data(loc), &mut |_| {});
             }
             writes.push(Io::Write { offset_bytes: extent.addr.0 * BLOCK_SIZE_U64, buf });

@@ -116,7 +116,7 @@ impl<'a> Tx<'a> {
             let bytes = usize::try_from(extent.blocks).map_or(usize::MAX, |blocks| blocks.saturating_mul(BLOCK_SIZE));
             let (plain, later) = rest.split_at(bytes.min(rest.len()));
             let mut buf = store.backend.buffer(plain.len());
-            for (at, loc) in store.seal_run(block, extent, plain, buf.bytes_mut())? {
+            for (at, loc) in store.seal_run(block, extent, plain.chunks_exact(BLOCK_SIZE), buf.bytes_mut())? {
                 self.content(object, at, Content::State(BlockState::Data(loc)));
             }
             batch.push(Io::Write { offset_bytes: extent.addr.0 * BLOCK_SIZE_U64, buf });
@@ -315,20 +315,22 @@ impl Store {
         }
     }
 
-    /// Seals consecutive blocks of an object for one extent, run by run: a run stays within a chunk.
-    pub(super) fn seal_run(
+    /// Seals consecutive blocks of an object for one extent, as many as `out` has room for, run by run: a run stays within
+    /// a chunk.
+    pub(super) fn seal_run<'p>(
         &self,
         first_block: u64,
         extent: Extent,
-        plain: &[u8],
+        plain: impl IntoIterator<Item = &'p [u8]>,
         out: &mut [u8],
     ) -> Result<Vec<(u64, BlockLoc)>> {
-        let mut locs = Vec::with_capacity(plain.len() / BLOCK_SIZE);
-        let (mut at, mut block) = (0, first_block);
-        while at < plain.len() {
+        let mut locs = Vec::with_capacity(out.len() / BLOCK_SIZE);
+        let (mut at, mut block, mut plain) = (0, first_block, plain.into_iter());
+        while at < out.len() {
             let in_chunk = (CHUNK_BLOCKS - block % CHUNK_BLOCKS) as usize * BLOCK_SIZE;
-            let take = in_chunk.min(plain.len() - at);
-            let sealed = self.sealer.seal_data(&plain[at..at + take], &mut out[at..at + take])?;
+            let take = in_chunk.min(out.len() - at);
+            let run = plain.by_ref().take(take / BLOCK_SIZE);
+            let sealed = self.sealer.seal_data(run, &mut out[at..at + take])?;
             let addr = extent.addr.0 + (at / BLOCK_SIZE) as u64;
             for (index, tag) in (0u32..).zip(sealed.tags) {
                 let loc = BlockLoc {

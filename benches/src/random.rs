@@ -1,0 +1,121 @@
+//! Blocks of 4 KiB at random places of a file: read, and written with a sync at the end.
+
+use sefs::types::InodeNo;
+use sefs::vfs::{Caller, Volume, WriteMode};
+
+use crate::figure::{Limit, Report, Subject, Unit};
+use crate::limits::{self, Load, Order};
+use crate::place::{Dice, Place, content, make_file, on_this_thread, on_threads};
+use crate::protected::Protected;
+use crate::sequential::fill;
+use crate::{Args, Outcome};
+
+const BLOCK: u64 = 4096;
+
+pub(crate) fn measure(place: &Place, args: &Args, report: &mut Report) -> Outcome<()> {
+    for threads in &args.threads {
+        let volume = place.fresh()?;
+        let file = make_file(&volume, "file")?;
+        fill(&volume, &[file], args.size)?;
+        volume.close()?;
+        let run = Run { volume: place.reopened()?, file, file_blocks: args.size / BLOCK };
+        let load = Load { bytes: args.blocks * BLOCK, call: BLOCK, threads: *threads, clock: place.clock };
+        let mut protected = None;
+        if *threads == 1 {
+            protected = Some(place.protected(run.file_blocks)?);
+        }
+        run.reads(place, load, protected.as_mut(), report)?;
+        run.writes(place, load, protected.as_mut(), report)?;
+        run.volume.close()?;
+    }
+    Ok(())
+}
+
+struct Run {
+    volume: Volume,
+    file: InodeNo,
+    file_blocks: u64,
+}
+
+fn subject(place: &Place, what: &str, load: Load) -> Subject {
+    let name = format!("random 4 KiB {what}");
+    Subject { name, backend: place.name(), threads: load.threads, unit: Unit::Operations }
+}
+
+impl Run {
+    fn reads(&self, place: &Place, load: Load, old: Option<&mut Protected>, report: &mut Report) -> Outcome<()> {
+        let suite = &*place.env.suite;
+        let ours = || {
+            let time = on_threads(load.clock, load.threads, |thread| {
+                let (mut dice, mut out) = (Dice::new(thread), [0; BLOCK as usize]);
+                for _ in 0..load.calls_of_thread() {
+                    self.volume.read(self.file, dice.below(self.file_blocks) * BLOCK, &mut out)?;
+                }
+                Ok(())
+            })?;
+            Ok((load.calls_of_thread() * load.threads, time))
+        };
+        let mut limits = vec![
+            Limit { name: "cipher and copy", measure: Box::new(|| calls(load, limits::open(suite, load)?)) },
+            Limit {
+                name: "bare backend",
+                measure: Box::new(|| calls(load, limits::raw_read(place.bare(), load, Order::AtRandom)?)),
+            },
+        ];
+        if let Some(old) = old {
+            let blocks = self.file_blocks;
+            let measure = Box::new(move || {
+                let (mut dice, mut out) = (Dice::new(0), [0; BLOCK as usize]);
+                let time = on_this_thread(load.clock, || {
+                    (0..load.calls_of_thread()).try_for_each(|_| old.read(dice.below(blocks), &mut out))
+                })?;
+                Ok((load.calls_of_thread(), time))
+            });
+            limits.push(Limit { name: "protected files", measure });
+        }
+        report.measure(subject(place, "read", load), Box::new(ours), limits)
+    }
+
+    fn writes(&self, place: &Place, load: Load, old: Option<&mut Protected>, report: &mut Report) -> Outcome<()> {
+        let suite = &*place.env.suite;
+        let data = content(BLOCK as usize);
+        let ours = || {
+            let time = on_threads(load.clock, load.threads, |thread| {
+                let mut dice = Dice::new(thread);
+                for _ in 0..load.calls_of_thread() {
+                    let offset = dice.below(self.file_blocks) * BLOCK;
+                    self.volume.write(&Caller::root(), self.file, offset, &data, WriteMode::Direct)?;
+                }
+                Ok(self.volume.sync()?)
+            })?;
+            Ok((load.calls_of_thread() * load.threads, time))
+        };
+        let mut limits = vec![
+            Limit { name: "cipher and copy", measure: Box::new(|| calls(load, limits::seal(suite, load)?)) },
+            Limit {
+                name: "bare backend",
+                measure: Box::new(|| calls(load, limits::raw_write(place.bare(), load, Order::AtRandom)?)),
+            },
+        ];
+        if let Some(old) = old {
+            let (blocks, data) = (self.file_blocks, &data);
+            // It is so much slower that a part of the work tells enough.
+            let count = load.calls_of_thread().div_ceil(8);
+            let measure = Box::new(move || {
+                let mut dice = Dice::new(0);
+                let time = on_this_thread(load.clock, || {
+                    (0..count).try_for_each(|_| old.write(dice.below(blocks), data))?;
+                    old.flush()
+                })?;
+                Ok((count, time))
+            });
+            limits.push(Limit { name: "protected files", measure });
+        }
+        report.measure(subject(place, "write", load), Box::new(ours), limits)
+    }
+}
+
+/// The same figure in calls instead of bytes.
+fn calls(load: Load, (bytes, time): (u64, std::time::Duration)) -> Outcome<(u64, std::time::Duration)> {
+    Ok((bytes / load.call, time))
+}
