@@ -290,7 +290,7 @@ impl KeySource {
             Ok(key) => Ok(VolumeKey::copy_of(key.expose())),
             Err(SlotError::WrongKey) => Err(Failure::volume(image, &Error::WrongKey)),
             Err(error @ SlotError::OverLimit { .. }) => {
-                Err(Failure::new(image.display(), error).way_out("grant more memory, or use another slot's key"))
+                Err(Failure::new(image.display(), error).way_out("use another slot's key"))
             }
             Err(error) => Err(Failure::new(image.display(), error).way_out("try again with more memory")),
         }

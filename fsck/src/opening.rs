@@ -22,8 +22,8 @@ pub struct Located {
     pub backend: Arc<dyn Backend>,
     /// The header, not authenticated.
     pub header: Header,
-    /// Keeps the lock.
-    _image: Image,
+    /// The image, locked for as long as this is there.
+    pub image: Image,
     image_use: ImageUse,
 }
 
@@ -45,7 +45,7 @@ impl Located {
         let file = image.file().try_clone().map_err(io)?;
         let backend: Arc<dyn Backend> = Arc::new(FileBackend::new(file).map_err(io)?);
         let header = Volume::read_header(&*backend).map_err(|error| Failure::volume(path, &error))?;
-        Ok(Located { path: path.to_path_buf(), backend, header, _image: image, image_use })
+        Ok(Located { path: path.to_path_buf(), backend, header, image, image_use })
     }
 
     /// Finds the key.
@@ -60,8 +60,13 @@ impl Located {
 impl Unlocked {
     /// Opens the volume, for writing if the image was opened for that.
     pub fn volume(&self) -> Result<Volume, Failure> {
+        self.volume_with(&self.options()?)
+    }
+
+    /// Opens the volume with changed options.
+    pub fn volume_with(&self, options: &OpenOptions) -> Result<Volume, Failure> {
         let Unlocked { located, key, .. } = self;
-        Volume::open(located.backend.clone(), key, &self.options()?, &self.env()).map_err(|error| self.failed(&error))
+        Volume::open(located.backend.clone(), key, options, &self.env()).map_err(|error| self.failed(&error))
     }
 
     /// What the volume needs from this host.
@@ -97,4 +102,4 @@ impl Unlocked {
 }
 
 /// Memory that a passphrase's key derivation may take.
-const ARGON2_BYTES: u64 = 4 << 30;
+const ARGON2_BYTES: u64 = 1 << 30;

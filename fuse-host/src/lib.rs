@@ -99,7 +99,6 @@ fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
         Ok(opened) => opened,
         Err(failure) => return failed(&failure, failure.mount_exit()),
     };
-    opened.warnings.iter().for_each(|warning| TOOL.warn(warning));
     if arguments.verbose {
         opened.info.notices.iter().for_each(|notice| report::note(&open::said_of(&request.image, notice)));
         report::note(&format_args!("{}: AES-GCM of {}", request.image.display(), opened.crypto));
