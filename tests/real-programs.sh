@@ -62,7 +62,7 @@ PY
 }
 
 part_tar() {
-    tar -C "$here" --exclude=./target --exclude=./.git -cf "$work/tree.tar" .
+    tar -C "$here" --exclude=target --exclude=./.git -cf "$work/tree.tar" .
     mkdir "$mnt/tree"
     tar -C "$mnt/tree" -xpf "$work/tree.tar"
     tar -C "$mnt/tree" -cf "$mnt/again.tar" .
