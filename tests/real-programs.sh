@@ -111,6 +111,8 @@ for i in range(400):
 with open(acknowledged, "w") as f: f.write(" ".join(map(str, done)))
 for pid in server: os.kill(pid, signal.SIGKILL)
 PY
+    # Without a list of what was acknowledged nothing would be looked for.
+    [ -s "$work/acknowledged" ] || return 1
     sleep .5
     umount -l "$mnt"
     up
