@@ -1,6 +1,6 @@
 //! Manifests: the list of everything in a volume, proofs that a path is on it, and their checking without volume or key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -51,10 +51,15 @@ fn walk(volume: &Volume) -> Result<BTreeMap<Vec<u8>, Attr>, Failure> {
         let path = shown(path);
         move |error: Error| Failure::volume(Path::new(&path), &error)
     };
-    let mut found = BTreeMap::new();
+    let (mut found, mut directories) = (BTreeMap::new(), BTreeSet::new());
     let mut pending = vec![(Vec::new(), volume.attr(InodeNo::ROOT).map_err(failed(b""))?)];
     while let Some((path, attr)) = pending.pop() {
         if attr.kind == FileKind::Directory {
+            // Whoever has the key can store a directory below itself, and the walk would never end.
+            if !directories.insert(attr.ino) {
+                return Err(Failure::new(shown(&path), "this directory stands in two places")
+                    .way_out("check the volume with fsck.sefs"));
+            }
             for entry in entries(volume, attr.ino).map_err(failed(&path))? {
                 let mut below = path.clone();
                 if !below.is_empty() {
