@@ -226,6 +226,29 @@ fn the_last_of_the_reserve_is_for_metadata() {
     assert!(no_space(allocator.allocate_node(&disk, 4, Interval::Active)));
 }
 
+/// Nodes need whole quads, so data take what is broken already as long as there is some.
+#[test]
+fn data_break_no_quad_of_the_reserve_while_there_are_other_blocks() {
+    let (_, allocator, disk) = volume(1_024);
+    let runs = data(&allocator, &disk, allocator.counts().free_blocks).unwrap();
+    checkpoint(&allocator, &disk, 1);
+    // Whole quads come first, where a search would begin; behind them one block of each quad.
+    let quads: Vec<u64> = runs.iter().flat_map(|run| run.start()..run.end()).filter(|block| block % 4 == 0).collect();
+    let (whole, broken) = quads[1..quads.len() - 1].split_at(40);
+    whole.iter().for_each(|block| allocator.release(Extent::new(BlockAddr(*block), 4)).unwrap());
+    broken.iter().for_each(|block| allocator.release(Extent::new(BlockAddr(*block), 1)).unwrap());
+    for generation in 2..5 {
+        checkpoint(&allocator, &disk, generation);
+    }
+    allocator.set_reserve(320);
+    let before = allocator.counts();
+    assert!(before.free_quads >= 40 && before.free_blocks >= before.free_quads * 4 + 100, "{before:?}");
+    for taken in 0..100 {
+        allocator.allocate_data(&disk, 1, true).unwrap();
+        assert_eq!(allocator.counts().free_quads, before.free_quads, "after {taken} blocks");
+    }
+}
+
 #[test]
 fn a_large_file_lies_in_one_piece_and_nodes_lie_together() {
     let (_, allocator, disk) = volume(40 * GROUP_BLOCKS);
