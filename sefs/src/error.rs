@@ -294,6 +294,10 @@ pub enum Invalid {
     Label,
     /// All key slots are in use, or a slot body is too long.
     KeySlots,
+    /// The new volume key is the old one, or there were 2^32 before it.
+    VolumeKey,
+    /// The volume key cannot be changed while something that the one before it sealed is left.
+    KeyRotation,
 }
 
 impl Posix {
@@ -540,6 +544,8 @@ impl fmt::Display for Invalid {
             Invalid::Option(name) => write!(f, "option {name} is out of its range"),
             Invalid::Label => f.write_str("a label has at most 64 bytes"),
             Invalid::KeySlots => f.write_str("no free key slot, or the slot's body is too long"),
+            Invalid::VolumeKey => f.write_str("the new volume key is no new one"),
+            Invalid::KeyRotation => f.write_str("the rotation of the volume key before has not ended"),
         }
     }
 }

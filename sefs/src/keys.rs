@@ -156,9 +156,15 @@ impl Keyring {
         EpochPage::decode(payload.as_slice()).map_err(OpenFault::Corrupt)
     }
 
-    /// A key of an epoch; `label` is one of the labels in section 9 of the format page.
-    pub(crate) fn epoch_key(&self, secret: &SecretKey, label: &[u8]) -> Box<dyn Aead> {
-        self.suite.aead(&self.suite.derive(&[], secret, &[label, &self.immutable_digest]))
+    /// The digest of the header's immutable part, with which every key derives.
+    pub(crate) fn immutable_digest(&self) -> &[u8; 32] {
+        &self.immutable_digest
+    }
+
+    /// A key of an epoch; `label` is one of the labels in section 9 of the format page. `immutable_digest` is that of the header
+    /// under which the epoch was drawn.
+    pub(crate) fn epoch_key(&self, secret: &SecretKey, label: &[u8], immutable_digest: &[u8; 32]) -> Box<dyn Aead> {
+        self.suite.aead(&self.suite.derive(&[], secret, &[label, immutable_digest]))
     }
 
     fn checkpoint_key(&self, index: u8, salt: &[u8; 32]) -> Box<dyn Aead> {

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::error::{self, Corrupt, Error, Latched, Tampered};
 use crate::format::{
     AllocEntry, BlockLoc, BlockRef, Checkpoint, ENTRIES_PER_EPOCH_PAGE, EpochEntry, EpochPage, GROUP_PREFIX_LEN,
-    GroupPrefix, LIVE_UNKNOWN, LogRecord, MAX_EPOCHS, VerifiedHeader, nonce_at,
+    GroupPrefix, LIVE_UNKNOWN, LogRecord, MAX_EPOCHS, Rotation, VerifiedHeader, nonce_at,
 };
 use crate::keys::{
     CLASS_ALLOC_PAGE, CLASS_DATA, CLASS_NODE, Keyring, OpenFault, OpenedSlot, SealedEpochPage, SealedSlot, VolumeKey,
@@ -123,6 +123,8 @@ struct Table {
     needed: EpochId,
     /// How many of `epochs` have their keys expanded.
     expanded: usize,
+    /// Which epochs are of the volume key before this one, and what their keys derive with.
+    rotation: Option<Rotation>,
 }
 
 struct Epoch {
@@ -184,6 +186,7 @@ impl Sealer {
             max_epochs: MAX_EPOCHS,
             needed: EpochId(0),
             expanded: 0,
+            rotation: None,
         };
         Sealer { keyring: Keyring::new(suite, key, header), rng, table: RwLock::new(table) }
     }
@@ -320,6 +323,43 @@ impl Sealer {
     /// Opens checkpoint slot `index`.
     pub(crate) fn open_checkpoint(&self, index: u8, bytes: &[u8; BLOCK_SIZE]) -> Result<OpenedSlot, OpenFault> {
         self.keyring.open_checkpoint(index, bytes)
+    }
+}
+
+/// The volume key's change.
+impl Sealer {
+    /// From now on everything is sealed under another volume key. No epoch that is known seals again: the next one to be drawn
+    /// is the first of the new key. Nothing that an epoch sealed may be on its way to the volume.
+    pub(crate) fn change_key(&mut self, key: &VolumeKey, header: &VerifiedHeader, old_header_digest: [u8; 32]) {
+        let old_immutable_digest = *self.keyring.immutable_digest();
+        self.keyring = Keyring::new(self.keyring.suite().clone(), key, header);
+        let mut table = self.table.write();
+        let last = table.epochs.last_key_value().map_or(1, |(last, _)| last.0);
+        for epoch in table.epochs.values_mut() {
+            epoch.nonces = None;
+        }
+        table.current = None;
+        let first_epoch = EpochId(last.saturating_add(1));
+        table.rotation = Some(Rotation { first_epoch, old_immutable_digest, old_header_digest });
+    }
+
+    /// What a checkpoint says of the volume key before this one; epochs are told apart by it.
+    pub(crate) fn set_rotation(&self, rotation: Option<Rotation>) {
+        self.table.write().rotation = rotation;
+    }
+
+    /// What a checkpoint has to say of the volume key before this one, if its table leaves `left_out` out.
+    pub(crate) fn rotation_without(&self, left_out: &BTreeSet<EpochId>) -> Option<Rotation> {
+        let table = self.table.read();
+        let is_left = |rotation: &Rotation| table.old_keys(rotation).any(|(id, _)| !left_out.contains(id));
+        table.rotation.filter(is_left)
+    }
+
+    /// Epochs of the volume key before this one, with their live counts.
+    pub(crate) fn epochs_of_old_key(&self) -> Vec<(EpochId, u64)> {
+        let table = self.table.read();
+        let Some(rotation) = &table.rotation else { return Vec::new() };
+        table.old_keys(rotation).map(|(id, epoch)| (*id, epoch.live_blocks)).collect()
     }
 }
 
@@ -523,15 +563,16 @@ impl Sealer {
 
     /// The expanded keys of an epoch.
     fn keys(&self, id: EpochId) -> Result<Arc<EpochKeys>, OpenFailure> {
-        let secret = {
+        let (secret, old) = {
             let table = self.table.read();
             let epoch = table.epochs.get(&id).ok_or(OpenFailure::UnknownEpoch(id))?;
             if let Some(keys) = &epoch.keys {
                 return Ok(keys.clone());
             }
-            SecretKey::new(*epoch.secret.expose())
+            (SecretKey::new(*epoch.secret.expose()), table.rotation.filter(|rotation| id < rotation.first_epoch))
         };
-        let key = |label: &[u8]| self.keyring.epoch_key(&secret, label);
+        let immutable = old.as_ref().map_or(self.keyring.immutable_digest(), |it| &it.old_immutable_digest);
+        let key = |label: &[u8]| self.keyring.epoch_key(&secret, label, immutable);
         let keys =
             Arc::new(EpochKeys { data: key(b"sefs 1 data"), node: key(b"sefs 1 node"), log: key(b"sefs 1 log") });
         self.table.write().remember(id, &keys);
@@ -568,6 +609,10 @@ impl Epoch {
 }
 
 impl Table {
+    fn old_keys(&self, rotation: &Rotation) -> impl Iterator<Item = (&EpochId, &Epoch)> {
+        self.epochs.range(..rotation.first_epoch)
+    }
+
     /// Epochs that the next table names, if nothing of a dead one comes back.
     fn listed(&self) -> u32 {
         let next = Generation(u64::MAX);

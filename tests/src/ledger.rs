@@ -58,6 +58,15 @@ impl Ledger {
         twice
     }
 
+    /// How many messages each key has sealed so far.
+    pub fn marked(&self) -> HashMap<[u8; 32], u64> {
+        let mut counts = HashMap::new();
+        for (key, _) in self.lock().sealed.keys() {
+            *counts.entry(*key).or_default() += 1;
+        }
+        counts
+    }
+
     /// A suite that writes into this ledger and leaves the work to `inner`.
     pub fn suite(&self, inner: Arc<dyn Suite>) -> Arc<dyn Suite> {
         Arc::new(LedgerSuite { inner, ledger: self.clone() })

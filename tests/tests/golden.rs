@@ -9,18 +9,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sefs::env::Env;
+use sefs::keys::VolumeKey;
 use sefs::types::{InodeNo, Timestamp};
-use sefs::vfs::{AllocateMode, Attr, Caller, FileKind, NewInode, OpenOptions, SetAttr, SetTime, Volume, XattrMode};
+use sefs::vfs::{
+    AllocateMode, Attr, Caller, FileKind, NewInode, OpenOptions, SetAttr, SetTime, Volume, WriteMode, XattrMode,
+};
 use sefs_tests::disk::{Disk, PAGE};
 use sefs_tests::play::Play;
 use sefs_tests::recorder::Recorder;
 use sefs_tests::stage::filling;
 use sefs_tests::walk::walk;
-use sefs_tests::world::{World, small_memory};
+use sefs_tests::world::{World, key, small_memory};
 
 /// Images by name: what of the format they show.
 #[allow(clippy::type_complexity)]
-const IMAGES: [(&str, fn() -> Disk); 2] = [("v1-closed", closed), ("v1-with-log", with_log)];
+const IMAGES: [(&str, fn() -> Disk, fn() -> VolumeKey); 3] =
+    [("v1-closed", closed, key), ("v1-with-log", with_log, key), ("v1-rotating", rotating, later_key)];
+
+/// The key of a volume that was made with another.
+fn later_key() -> VolumeKey {
+    VolumeKey::new([0xa5; 32])
+}
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
@@ -28,19 +37,19 @@ fn folder() -> PathBuf {
 
 #[test]
 fn every_golden_image_opens() {
-    for (name, make) in IMAGES {
+    for (name, make, key) in IMAGES {
         let (pages, listing) = (folder().join(format!("{name}.pages")), folder().join(format!("{name}.txt")));
         if !pages.exists() && std::env::var("SEFS_GOLDEN").is_ok_and(|value| value == "write") {
             let disk = make();
             std::fs::write(&pages, dump(&disk)).expect("writing the golden image");
-            std::fs::write(&listing, list(&open(disk, true))).expect("writing the golden listing");
+            std::fs::write(&listing, list(&open(disk, key, true))).expect("writing the golden listing");
         }
         let image = std::fs::read(&pages).unwrap_or_else(|error| panic!("{}: {error}", pages.display()));
         let expected =
             std::fs::read_to_string(&listing).unwrap_or_else(|error| panic!("{}: {error}", listing.display()));
         let disk = load(&image);
-        assert_eq!(list(&open(disk.clone(), true)), expected, "{name}, read only");
-        let volume = open(disk, false);
+        assert_eq!(list(&open(disk.clone(), key, true)), expected, "{name}, read only");
+        let volume = open(disk, key, false);
         assert_eq!(list(&volume), expected, "{name}, writable");
         let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
         volume.make(&Caller::root(), InodeNo::ROOT, b"made today", &new).expect("an old image can be written");
@@ -49,9 +58,10 @@ fn every_golden_image_opens() {
     }
 }
 
-fn open(disk: Disk, read_only: bool) -> Volume {
+fn open(disk: Disk, key: fn() -> VolumeKey, read_only: bool) -> Volume {
     let options = OpenOptions { read_only, ..small_memory() };
-    World::new(1).open(Arc::new(Recorder::plain(disk)), &options).expect("a golden image opens")
+    let backend = Arc::new(Recorder::plain(disk));
+    Volume::open(backend, &key(), &options, &World::new(1).env).expect("a golden image opens")
 }
 
 /// Length, then for each used page its number and its bytes.
@@ -167,4 +177,15 @@ fn with_log() -> Disk {
     play.rename("dir/empty", "dir/deep/renamed").expect("a healthy disk");
     play.volume.sync().expect("a healthy disk");
     play.disk.disk()
+}
+
+/// A volume that has another key since, with blocks, nodes and pages of both, and a log under the new one.
+fn rotating() -> Disk {
+    let Play { mut volume, disk, .. } = story().remount();
+    volume.rotate_key(&key(), &later_key(), Vec::new()).expect("a healthy disk");
+    let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
+    let ino = volume.make(&Caller::root(), InodeNo::ROOT, b"since", &new).expect("space enough").ino;
+    volume.write(&Caller::root(), ino, 0, &filling(9, 30_000), WriteMode::Direct).expect("space enough");
+    volume.sync().expect("a healthy disk");
+    disk.disk()
 }

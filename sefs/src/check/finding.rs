@@ -139,6 +139,9 @@ findings! {
     } = "header-copies-differ", Note, None, "the header has generation {primary}, its replica {replica}";
     /// Two header digests are accepted: a change of the header was interrupted.
     HeaderChangePending {} = "header-change-pending", Note, None, "the checkpoint accepts two headers";
+    /// The volume key was changed, and something that the old one can open is left.
+    KeyRotation {} = "key-rotation", Note, None,
+        "key rotation in progress: old blocks are neither secret nor authentic against the old key's holder";
     /// The newest checkpoint does not accept any copy of the header.
     HeaderNotAccepted {
         /// The header's generation.

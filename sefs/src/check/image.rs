@@ -54,6 +54,11 @@ impl Image {
         let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, verified);
         let (Some(slot), older) = newest_slot(&*backend, &sealer, report)? else { return Ok(None) };
         let checkpoint = slot.checkpoint;
+        let rotation = checkpoint.rotation.or(older.as_ref().and_then(|older| older.checkpoint.rotation));
+        sealer.set_rotation(rotation);
+        if checkpoint.rotation.is_some() {
+            report.found(Finding::KeyRotation {});
+        }
         check_accepted(&copies, &checkpoint, report);
         let geometry = Geometry::new(header.total_blocks, header.ring_start.0, header.ring_blocks)?;
         if checkpoint.alloc_levels != geometry.levels() {

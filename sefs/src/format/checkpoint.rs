@@ -34,6 +34,7 @@ const FLAG_CLEAN: u16 = 1;
 const FLAG_EPOCH_START: u16 = 2;
 const ROOT_LEN: usize = 96;
 const EPOCH_PAGE_REF_LEN: usize = 24;
+const ROTATION_LEN: usize = 72;
 
 /// The state of a volume at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +77,19 @@ pub struct Checkpoint {
     pub roots: Vec<TreeRoot>,
     /// The pages of the epoch table; at most [`MAX_EPOCH_PAGES`].
     pub epoch_pages: Vec<EpochPageRef>,
+    /// The volume key was changed, and something that an epoch of the old one sealed is left.
+    pub rotation: Option<Rotation>,
+}
+
+/// What is needed of the time before the volume key was changed. None of it is secret.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rotation {
+    /// The first epoch of the new key; those below are of the old one. Above 1.
+    pub first_epoch: EpochId,
+    /// The digest of the old header's immutable part: keys of old epochs derive with it.
+    pub old_immutable_digest: [u8; 32],
+    /// The digest of the old header: the last state of the old key is anchored with it.
+    pub old_header_digest: [u8; 32],
 }
 
 /// A tree.
@@ -164,6 +178,9 @@ impl Checkpoint {
             out.u48(page.addr.0).zeros(2).bytes(&page.tag);
         }
         out.pad_to(280 + MAX_ROOTS * ROOT_LEN + MAX_EPOCH_PAGES * 24).u64(self.nodes);
+        if let Some(rotation) = &self.rotation {
+            rotation.write(&mut out);
+        }
         out.pad_to(CHECKPOINT_LEN);
         out.finish_array()
     }
@@ -198,7 +215,8 @@ impl Checkpoint {
         let roots = read_roots(&mut reader)?;
         let epoch_pages = read_epoch_pages(&mut reader, page_count)?;
         let nodes = reader.u64()?;
-        reader.zeros(1744)?;
+        let rotation = Rotation::read(&mut reader)?;
+        reader.zeros(1744 - ROTATION_LEN)?;
         reader.end()?;
         let counters = [log_start.0, next_id, free_blocks, unwritten_blocks, inodes, nodes, anchor.counter];
         if counters.iter().any(|&counter| counter >= COUNTER_END) {
@@ -209,7 +227,7 @@ impl Checkpoint {
         let checkpoint = Checkpoint {
             generation, previous_salt, log_start, previous_tag, log_epoch, epoch_count, clean, epoch_start,
             accepted_headers, alloc_levels, next_id, free_blocks, unwritten_blocks, inodes, nodes, alloc_root,
-            anchor, roots, epoch_pages,
+            anchor, roots, epoch_pages, rotation,
         };
         Ok(checkpoint)
     }
@@ -283,6 +301,28 @@ impl TreeRoot {
         };
         reader.zeros(24)?;
         Ok(TreeRoot { tree, level, birth, parent, reference })
+    }
+}
+
+impl Rotation {
+    fn write(&self, out: &mut Writer) {
+        out.u8(1).zeros(3).u32(self.first_epoch.0).bytes(&self.old_immutable_digest).bytes(&self.old_header_digest);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Decoded<Option<Rotation>> {
+        match reader.u8()? {
+            0 => reader.zeros(ROTATION_LEN - 1).map(|()| None),
+            1 => {
+                reader.zeros(3)?;
+                let first_epoch = EpochId(reader.u32()?);
+                if first_epoch.0 < 2 {
+                    return Err("first epoch of the new key");
+                }
+                let (old_immutable_digest, old_header_digest) = (reader.array()?, reader.array()?);
+                Ok(Some(Rotation { first_epoch, old_immutable_digest, old_header_digest }))
+            }
+            _ => Err("rotation presence"),
+        }
     }
 }
 

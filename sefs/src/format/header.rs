@@ -44,10 +44,12 @@ pub const SUITE_AES_256_GCM: u16 = 1;
 
 const IMAGE_READ_WRITE: u16 = 1;
 const NAME_HASH_SHA256: u16 = 1;
-/// Incompatible features that this version knows: none.
-const KNOWN_INCOMPATIBLE: u64 = 0;
+/// Incompatible features that this version knows.
+const KNOWN_INCOMPATIBLE: u64 = FEATURE_ROTATED;
 /// Incompatible feature 0: the layer table is in use.
 const FEATURE_LAYERS: u64 = 1;
+/// Incompatible feature 1: the volume key was changed; checkpoints may hold a rotation record.
+pub const FEATURE_ROTATED: u64 = 2;
 /// Read-only-compatible features that this version knows: none.
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 const IMMUTABLE_LEN: usize = 256;

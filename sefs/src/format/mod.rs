@@ -19,7 +19,7 @@ pub use alloc_entry::{ALLOC_ENTRY_LEN, ALLOC_FANOUT, ALLOC_HOMES, ALLOC_ROOT_LEN
 pub use block_ref::{BLOCK_REF_LEN, BlockRef};
 pub use checkpoint::{
     AnchorBinding, AnchorKind, AnchorPolicy, CHECKPOINT_LEN, Checkpoint, EpochPageRef, FILES_TREE, MAX_EPOCH_PAGES,
-    MAX_EPOCHS, MAX_ROOTS, MAX_TREE_LEVEL, SYSTEM_TREE, TreeRoot,
+    MAX_EPOCHS, MAX_ROOTS, MAX_TREE_LEVEL, Rotation, SYSTEM_TREE, TreeRoot,
 };
 pub use chunk::{BlockLoc, BlockState, Chunk, Patch, nonce_at};
 pub use codec::Decoded;
@@ -28,9 +28,9 @@ pub use group::{
     GROUP_ASSOCIATED_LEN, GROUP_BODY_HEAD_LEN, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord, RECORD_HEAD_LEN,
 };
 pub use header::{
-    CHECKPOINT_SLOTS, HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, KeySlot, LayerRef, MAX_KEY_SLOTS, MAX_LABEL_LEN,
-    MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, RING_START, SUITE_AES_256_GCM, VerifiedHeader, ring_blocks_for,
-    usable_blocks,
+    CHECKPOINT_SLOTS, FEATURE_ROTATED, HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, KeySlot, LayerRef,
+    MAX_KEY_SLOTS, MAX_LABEL_LEN, MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, RING_START, SUITE_AES_256_GCM,
+    VerifiedHeader, ring_blocks_for, usable_blocks,
 };
 pub use inode::{FileKind, INODE_FIXED_LEN, Inode, InodeFlags, MAX_FILE_SIZE};
 pub use key::{KEY_LEN, Key, Kind, MAX_VALUE_LEN};

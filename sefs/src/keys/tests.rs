@@ -60,6 +60,7 @@ fn checkpoint(generation: u64) -> Checkpoint {
         anchor: AnchorBinding::default(),
         roots: [].into(),
         epoch_pages: [].into(),
+        rotation: None,
     }
 }
 

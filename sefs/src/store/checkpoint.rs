@@ -16,6 +16,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::sync::atomic::Ordering;
 
 use crate::allocator::{Extent, Interval, PageIo, Renewal, is_made};
 use crate::backend::{Backend, HostBuf, Io};
@@ -43,6 +44,8 @@ pub(super) enum Occasion {
     Ordinary,
     /// The first of a mount's two: names the new epoch and closes the old log. The next group binds its tag.
     EpochStart,
+    /// The first under another volume key: an epoch's start in the middle of a mount. The anchor moves when the header did.
+    KeyChange,
     /// The last one of a mount: nothing follows in the log.
     Close,
 }
@@ -145,7 +148,8 @@ impl Store {
         next.log_start = frozen.log_start;
         next.previous_tag = frozen.previous_tag;
         next.log_epoch = frozen.epoch;
-        next.epoch_start = occasion == Occasion::EpochStart;
+        let starts = matches!(occasion, Occasion::EpochStart | Occasion::KeyChange);
+        next.epoch_start = starts;
         next.clean = occasion == Occasion::Close;
         next.next_id = frozen.next_id;
         next.inodes = frozen.inodes;
@@ -158,17 +162,18 @@ impl Store {
         let log_end = self.flush_before_slot()?;
         let sealed = self.write_slot(&mut next, occasion)?;
         self.publish(slots, &next, &frozen, built.roots)?;
-        if occasion == Occasion::EpochStart {
+        if starts {
             self.log.lock().previous_tag = sealed.tag;
         }
         self.sealer.drop_dead_epochs(self.alloc.oldest_read(), needed);
+        self.rotating.store(next.rotation.is_some(), Ordering::Release);
         slots.newest = next;
         slots.newest_bytes = sealed.bytes;
         slots.newest_salt = sealed.salt;
-        let start = match occasion {
-            Occasion::EpochStart => (frozen.log_start, sealed.tag),
-            Occasion::Ordinary | Occasion::Close => (frozen.log_start, frozen.previous_tag),
-        };
+        if occasion == Occasion::KeyChange {
+            return Ok(built.slice);
+        }
+        let start = (frozen.log_start, if starts { sealed.tag } else { frozen.previous_tag });
         self.anchor_slot(sealed.salt, start, if start.0 < log_end.0 { log_end } else { start })?;
         self.discard_free()?;
         Ok(built.slice)
@@ -330,6 +335,7 @@ impl Store {
             batch.push(Io::Write { offset_bytes: addr.0 * BLOCK_SIZE_U64, buf });
         }
         next.epoch_count = count;
+        next.rotation = next.rotation.and_then(|_| self.sealer.rotation_without(&built.dead));
         self.submit(batch)
     }
 

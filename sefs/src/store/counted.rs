@@ -21,7 +21,7 @@ impl Store {
                 }
                 counter::first_number(anchored.state.counter)
             }
-            Occasion::Ordinary | Occasion::Close => counter::next_number(anchored.state.counter),
+            Occasion::Ordinary | Occasion::KeyChange | Occasion::Close => counter::next_number(anchored.state.counter),
         };
         anchored.number = number.ok_or(AnchorError::Malformed)?;
         Ok(anchored.number)

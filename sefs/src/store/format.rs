@@ -154,6 +154,7 @@ fn write_slots(
             anchor,
             roots: Vec::new(),
             epoch_pages: Vec::new(),
+            rotation: None,
         };
         let sealed = sealer.seal_checkpoint(&checkpoint)?;
         write(backend, SLOT_ADDRS[usize::from(sealed.index)].0 * BLOCK_SIZE_U64, &sealed.bytes[..])?;

@@ -23,7 +23,7 @@ use crate::types::{BLOCK_SIZE_U64, Lsn};
 
 /// A copy of the header.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Copy {
+pub(super) enum Copy {
     Primary,
     Replica,
 }
@@ -39,14 +39,9 @@ impl Store {
         if self.read_only {
             return Err(Posix::ReadOnly.into());
         }
-        let unfit = |slot: &KeySlot| slot.kind == 0 || slot.body.len() > MAX_SLOT_BODY;
-        if slots.len() > MAX_KEY_SLOTS || slots.iter().any(unfit) {
-            return Err(Invalid::KeySlots.into());
-        }
+        self.demand_slots(&slots)?;
+        self.demand_key(key)?;
         let suite = self.sealer.suite().clone();
-        if key.seal_header(&*suite, &self.header).1.digest() != &self.header_digest {
-            return Err(Error::WrongKey);
-        }
         let generation = self.header.generation.checked_add(1).ok_or(Invalid::KeySlots)?;
         let next = Header { generation, slots, ..self.header.clone() };
         let (bytes, verified) = key.seal_header(&*suite, &next);
@@ -57,6 +52,19 @@ impl Store {
         (self.header, self.header_digest) = (next, *verified.digest());
         self.rebind_anchor()?;
         self.accept(alloc::vec![self.header_digest])
+    }
+
+    /// Whether these are slots that a header can hold.
+    pub(super) fn demand_slots(&self, slots: &[KeySlot]) -> Result<()> {
+        let unfit = |slot: &KeySlot| slot.kind == 0 || slot.body.len() > MAX_SLOT_BODY;
+        let fit = slots.len() <= MAX_KEY_SLOTS && !slots.iter().any(unfit);
+        if fit { Ok(()) } else { Err(Invalid::KeySlots.into()) }
+    }
+
+    /// Whether this is the key that the volume was opened with.
+    pub(super) fn demand_key(&self, key: &VolumeKey) -> Result<()> {
+        let sealed = key.seal_header(self.suite(), &self.header);
+        if sealed.1.digest() == &self.header_digest { Ok(()) } else { Err(Error::WrongKey) }
     }
 
     /// Before a mount's first checkpoints: a change that was cut short ends with the header that the mount was opened with.
@@ -94,7 +102,7 @@ impl Store {
         written
     }
 
-    fn write_header(&self, copy: Copy, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write_header(&self, copy: Copy, bytes: &[u8]) -> Result<()> {
         let mut buf = self.backend.buffer(bytes.len());
         buf.bytes_mut().copy_from_slice(bytes);
         self.submit(alloc::vec![Io::Write { offset_bytes: self.copy_offset(copy), buf }])?;

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::format::{AnchorPolicy, FORMAT_VERSION};
-use crate::store::Store;
+use crate::store::{Rotating, Store};
 use crate::types::{BLOCK_SIZE_U64, Generation};
 
 /// Facts of an open volume.
@@ -26,6 +26,10 @@ pub struct VolumeInfo {
     pub max_epochs: u32,
     /// What old epochs sealed is being sealed anew.
     pub reencrypting: Option<Reencrypting>,
+    /// The volume key's generation, from 1.
+    pub key_generation: u32,
+    /// The volume key was changed, and not everything that the old one can open is gone.
+    pub rotating: Option<Rotating>,
     /// When the anchor advances; `None` means that whole older images are not noticed.
     pub anchor: AnchorPolicy,
     /// Nothing can be written.
@@ -64,6 +68,11 @@ pub enum Notice {
         /// How many.
         count: u64,
     },
+    /// The volume key was changed, and the rotation has not ended.
+    KeyRotation {
+        /// Blocks that are not sealed anew, as far as they are known.
+        blocks_left: u64,
+    },
 }
 
 impl core::fmt::Display for Notice {
@@ -79,6 +88,11 @@ impl core::fmt::Display for Notice {
             Notice::DroppedGroups { count } => {
                 write!(f, "{count} log groups that were never confirmed as flushed were torn and are dropped")
             }
+            Notice::KeyRotation { blocks_left } => write!(
+                f,
+                "key rotation in progress: old blocks are neither secret nor authentic against the old key's holder; \
+                 {blocks_left} blocks are left"
+            ),
         }
     }
 }
@@ -99,6 +113,8 @@ impl Store {
         if replayed.dropped > 0 {
             notices.push(Notice::DroppedGroups { count: replayed.dropped });
         }
+        let rotating = self.rotating();
+        notices.extend(rotating.map(|left| Notice::KeyRotation { blocks_left: left.blocks_left }));
         VolumeInfo {
             volume_id: self.header.volume_id,
             label: self.header.label.clone(),
@@ -108,6 +124,8 @@ impl Store {
             epochs: self.epoch_count(),
             max_epochs: self.limits.epochs,
             reencrypting: self.reencrypting(),
+            key_generation: self.header.key_generation,
+            rotating,
             anchor,
             read_only: self.read_only,
             replayed_groups: replayed.groups,

@@ -27,6 +27,7 @@ mod recovery;
 mod reencrypt;
 mod reseal;
 mod room;
+mod rotation;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -58,8 +59,9 @@ pub(crate) use format::StoreFormat;
 pub use info::{Notice, Reencrypting, VolumeInfo};
 pub(crate) use read::Extent;
 pub use reclaim::WorkDone;
-pub(crate) use recovery::{Replayed, StoreOptions, find_replica, read_header};
+pub(crate) use recovery::{Replayed, StoreOptions, find_replica, is_key_of_header, read_header, read_headers};
 pub(crate) use room::Need;
+pub use rotation::{Rotating, RotationStep};
 pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
@@ -103,6 +105,8 @@ pub(crate) struct Store {
     /// write begins, or is still under way, once the latch is set.
     latched: RwLock<Option<String>>,
     epoch_started: AtomicBool,
+    /// The newest checkpoint names an epoch of the volume key before this one.
+    rotating: AtomicBool,
     start: Mutex<Start>,
     last_flush: Mutex<Timestamp>,
     generation: AtomicU64,
@@ -279,6 +283,7 @@ impl Store {
         }
         let mut start = self.start.lock();
         if *start == Start::Accepted {
+            self.lead_to_new_key()?;
             // The anchor first moves to the state that was accepted: two crashes in a row must not leave it behind both slots.
             self.anchor_accepted()?;
             self.give_up_damaged_slot()?;

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::error::Result;
+use crate::store::rotation::RotationStep;
 use crate::store::{Need, Store, Tx};
 use crate::types::Timestamp;
 
@@ -58,7 +59,10 @@ impl Store {
         let ring_half = self.log.lock().used_blocks() > self.ring.blocks / 2;
         let quiet = unmerged && idle_ms >= QUIET_MS;
         let due = half_full || ring_half || quiet || self.pending_is_much();
-        let worked = self.reencrypt_slice()?.is_some();
+        let worked = match self.is_rotating() {
+            true => self.rotate_slice()? == RotationStep::Working,
+            false => self.reencrypt_slice()?.is_some(),
+        };
         if due && !worked {
             self.checkpoint()?;
         }

@@ -26,8 +26,8 @@ use crate::cache::ByteCache;
 use crate::env::Env;
 use crate::error::{Corrupt, Error, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
-    AnchorBinding, BlockLoc, BlockState, Checkpoint, FILES_TREE, GroupBody, Header, Key, Kind, LogRecord, Patch,
-    SYSTEM_TREE,
+    AnchorBinding, BlockLoc, BlockState, Checkpoint, FEATURE_ROTATED, FILES_TREE, GroupBody, Header, Key, Kind,
+    LogRecord, Patch, SYSTEM_TREE,
 };
 use crate::keys::{self, OpenFault, VolumeKey, slot_of};
 use crate::sealer::Sealer;
@@ -43,7 +43,7 @@ use crate::tree::{self, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, Generation};
 
 pub(super) use headers::HeaderRepair;
-pub(crate) use headers::{find_replica, read_header};
+pub(crate) use headers::{find_replica, is_key_of_header, read_header, read_headers};
 
 use anchor::bind_anchor;
 use chain::{Group, chain_start};
@@ -109,6 +109,12 @@ impl Store {
         sealer.set_needed(newest.opened.checkpoint.log_epoch);
         // Any other authentic slot is an older one that the host put back: nothing of it matters.
         let older = slots.last().filter(|older| older.opened.salt == newest.opened.checkpoint.previous_salt);
+        let rotations = [Some(&newest), older].map(|slot| slot.and_then(|slot| slot.opened.checkpoint.rotation));
+        let rotation = rotations.into_iter().flatten().next();
+        if rotation.is_some() && header.header.incompatible & FEATURE_ROTATED == 0 {
+            return Err(Corrupt::Checkpoint("a rotation of a key that was never changed").into());
+        }
+        sealer.set_rotation(rotation);
         if let Some(older) = older {
             // Epochs that only the older slot knows sealed groups that an anchored chain may have to lead through.
             load_epochs(&*backend, &sealer, &older.opened.checkpoint, false)?;
@@ -373,6 +379,7 @@ fn build(
         commit_done: Condvar::new(),
         latched: RwLock::new(None),
         epoch_started: AtomicBool::new(false),
+        rotating: AtomicBool::new(newest.opened.checkpoint.rotation.is_some()),
         start: Mutex::new(Start::Accepted),
         last_flush: Mutex::new(env.clock.now()),
         unflushed: Unflushed::default(),

@@ -125,14 +125,19 @@ impl Store {
         })
     }
 
-    /// The smallest of the old epochs, so many that a quarter of the table is left; none as long as half of it is free.
+    /// Epochs of an old volume key, whatever the table's use; otherwise the smallest of the old epochs, so many that a quarter of
+    /// the table is left, and none as long as half of it is free.
     fn choose(&self, stubborn: &BTreeSet<EpochId>) -> Option<Pass> {
+        let of_old_key = self.live_of_old_key(stubborn);
         let (used, most) = (self.epoch_count(), self.limits.epochs);
-        if used <= most / 2 {
+        if of_old_key.is_empty() && used <= most / 2 {
             return None;
         }
-        let wanted = usize::try_from(used - most / 4).map_or(MAX_JOB_EPOCHS, |wanted| wanted.min(MAX_JOB_EPOCHS));
-        let mut old = self.sealer.old_epochs();
+        let (wanted, mut old) = match of_old_key.is_empty() {
+            true => (used - most / 4, self.sealer.old_epochs()),
+            false => (u32::MAX, of_old_key),
+        };
+        let wanted = usize::try_from(wanted).map_or(MAX_JOB_EPOCHS, |wanted| wanted.min(MAX_JOB_EPOCHS));
         old.retain(|(epoch, _)| !stubborn.contains(epoch));
         // Those whose count is not known come last.
         old.sort_unstable_by_key(|(epoch, live)| (*live, *epoch));

@@ -17,8 +17,8 @@ use crate::vfs::reclaim::{self, Orphans};
 use crate::vfs::rename::{self, Side};
 use crate::vfs::{
     AllocateMode, Attr, Caller, Clock, DirEntry, EXECUTE, Env, FormatOptions, FsStat, Header, NAME_MAX, NewInode,
-    OpenOptions, RenameMode, Room, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode, attr, dir, file, make,
-    permission, remove, write, xattr,
+    OpenOptions, RenameMode, Room, RotationStep, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode, attr, dir,
+    file, make, permission, remove, write, xattr,
 };
 
 /// Orphans that one call of `work` reclaims while others are busy, and while nobody is.
@@ -82,6 +82,36 @@ impl Volume {
     /// That a slot is gone does not revoke: whoever kept an old header and its secret has the volume key.
     pub fn change_key_slots(&mut self, key: &VolumeKey, slots: Vec<KeySlot>) -> Result<()> {
         self.store.change_slots(key, slots)
+    }
+
+    /// Gives the volume another key, and key slots that hold it, durably: a crash leads to the old key with the old slots or to the
+    /// new one with the new ones. Once this succeeded the old key opens it no more; [`Volume::info`] tells the new generation.
+    ///
+    /// What was stored before can still be read, and changed unnoticed, by whoever has the old key, until it was sealed anew:
+    /// [`Volume::rotate_step`] does that, and so does [`Volume::work`] in any later mount; `VolumeInfo::rotating` tells what is left.
+    /// An anchor whose own key derives from the volume key cannot follow; take another volume then.
+    ///
+    /// Errors: `WrongKey` if `old` is not the key that the volume was opened with; `Invalid` if `new` is that key too, if the slots
+    /// do not fit, or while an earlier rotation has not ended. After a failure of the host the volume is latched, and opening
+    /// it again tells which key it has.
+    pub fn rotate_key(&mut self, old: &VolumeKey, new: &VolumeKey, slots: Vec<KeySlot>) -> Result<()> {
+        self.store.change_key(old, new, slots)
+    }
+
+    /// Does a bounded part of what a rotation of the volume key has left, durably.
+    pub fn rotate_step(&self) -> Result<RotationStep> {
+        self.store.rotate_slice()
+    }
+
+    /// The headers as they stand there, not authenticated: the primary, and the replica if it is another. A change of the volume key
+    /// that was cut short may have left two.
+    pub fn read_headers(backend: &dyn Backend) -> Result<Vec<Header>> {
+        store::read_headers(backend)
+    }
+
+    /// Whether a copy of the header authenticates under this key. Nothing more is said of the volume.
+    pub fn is_key_of_header(backend: &dyn Backend, key: &VolumeKey, env: &Env) -> bool {
+        store::is_key_of_header(backend, key, env)
     }
 
     /// What is known of the volume.

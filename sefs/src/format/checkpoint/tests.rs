@@ -35,8 +35,8 @@ pub(in crate::format) fn any_checkpoint() -> impl Strategy<Value = Checkpoint> {
     let counters = any::<[u64; 6]>().prop_map(|counters| counters.map(|counter| counter % COUNTER_END));
     let numbers = (1..GENERATION_END, counters, any::<u32>(), 1..=4u8, any::<[bool; 2]>());
     let proofs = (any::<[u8; 32]>(), any::<[u8; 16]>(), collection::vec(any::<[u8; 32]>(), 1..=2), any::alloc_entry());
-    let lists = (anchor(), roots(), collection::vec(page, 0..=MAX_EPOCH_PAGES));
-    (numbers, proofs, lists).prop_map(|(numbers, proofs, (anchor, roots, epoch_pages))| {
+    let lists = (anchor(), roots(), collection::vec(page, 0..=MAX_EPOCH_PAGES), rotation());
+    (numbers, proofs, lists).prop_map(|(numbers, proofs, (anchor, roots, epoch_pages, rotation))| {
         let (
             generation,
             [log_start, next_id, free_blocks, unwritten_blocks, inodes, nodes],
@@ -66,8 +66,16 @@ pub(in crate::format) fn any_checkpoint() -> impl Strategy<Value = Checkpoint> {
             anchor,
             roots,
             epoch_pages,
+            rotation,
         }
     })
+}
+
+fn rotation() -> impl Strategy<Value = Option<Rotation>> {
+    let some = (2..=u32::MAX, any::<[[u8; 32]; 2]>()).prop_map(|(first, [old_immutable_digest, old_header_digest])| {
+        Rotation { first_epoch: EpochId(first), old_immutable_digest, old_header_digest }
+    });
+    proptest::option::of(some)
 }
 
 proptest! {
@@ -128,6 +136,11 @@ pub(in crate::format) fn example() -> Checkpoint {
         },
         roots: vec![root(SYSTEM_TREE, None), root(FILES_TREE, Some(reference))],
         epoch_pages: vec![EpochPageRef { addr: BlockAddr(21), tag: [22; 16] }; 2],
+        rotation: Some(Rotation {
+            first_epoch: EpochId(23),
+            old_immutable_digest: [24; 32],
+            old_header_digest: [25; 32],
+        }),
     }
 }
 
@@ -166,7 +179,11 @@ fn every_rule_is_checked() {
     assert_eq!(why(380, &[13]), Some("root presence or level"));
     assert_eq!(why(381, &[2]), Some("root presence or level"));
     assert_eq!(why(400, &[1]), Some("root reference"));
-    assert_eq!(why(2304, &[1]), Some("reserved bytes are set"));
+    assert_eq!(why(2304, &[2]), Some("rotation presence"));
+    assert_eq!(why(2304, &[0]), Some("reserved bytes are set"), "a record that is not there");
+    assert_eq!(why(2305, &[1]), Some("reserved bytes are set"));
+    assert_eq!(why(2308, &[1, 0, 0, 0]), Some("first epoch of the new key"));
+    assert_eq!(why(2376, &[1]), Some("reserved bytes are set"));
     assert_eq!(why(4047, &[1]), Some("reserved bytes are set"));
 }
 

@@ -96,6 +96,9 @@ impl Store {
         if holds(&closed.previous_salt, closed.log_start, &closed.previous_tag) || counts(&closed.previous_salt) {
             return Ok(true);
         }
+        if self.holds_old_key(anchored, closed) {
+            return Ok(true);
+        }
         older.map_or(Ok(false), |older| self.merged_since(older, closed, &holds))
     }
 

@@ -48,6 +48,24 @@ pub(crate) fn read_header(backend: &dyn Backend) -> Result<Header> {
     find_replica(backend, primary.ok().as_deref(), |bytes| Header::decode(bytes).ok())?.ok_or(failure)
 }
 
+/// The primary, and the replica if it says something else, as they stand there.
+pub(crate) fn read_headers(backend: &dyn Backend) -> Result<Vec<Header>> {
+    let primary = read_copy(backend, 0);
+    let found = find_replica(backend, primary.as_deref().ok(), |bytes| Header::decode(bytes).ok())?;
+    match primary.and_then(|bytes| Header::decode(&bytes)) {
+        Ok(header) => {
+            let other = found.filter(|replica| *replica != header);
+            Ok(core::iter::once(header).chain(other).collect())
+        }
+        Err(failure) => Ok(alloc::vec![found.ok_or(failure)?]),
+    }
+}
+
+/// Whether a copy authenticates under this key.
+pub(crate) fn is_key_of_header(backend: &dyn Backend, key: &VolumeKey, env: &Env) -> bool {
+    open_headers(backend, key, env).is_ok_and(|copies| !copies.is_empty())
+}
+
 /// The copies that authenticate, the primary first; if none does, what is wrong with the primary.
 pub(super) fn open_headers(backend: &dyn Backend, key: &VolumeKey, env: &Env) -> Result<Vec<OpenedHeader>> {
     let verify = |bytes: &[u8], replica| {
