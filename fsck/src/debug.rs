@@ -159,7 +159,7 @@ impl Debug {
             Look::Cat { path } => self.cat(&volume, &path.clone()),
             Look::Stat { path } => self.stat(&volume, &path.clone()),
             Look::Tree { path } => self.tree(&volume, &path.clone()),
-            Look::Super | Look::Slots => self.header(&unlocked.located.header, Some(&volume.info())),
+            Look::Super | Look::Slots => self.header(volume.header(), Some(&volume.info())),
             Look::Log => self.log(&unlocked, &volume.info()),
             Look::Space => self.space(&volume),
             Look::RootDigest => self.root_digest(&unlocked, &volume.info()),

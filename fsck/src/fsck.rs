@@ -228,8 +228,9 @@ impl Fsck {
         match Volume::open(unlocked.located.backend.clone(), &unlocked.key, &options, &unlocked.env()) {
             Ok(volume) => {
                 let info = volume.info();
-                let only_unanchored = info.notices.iter().all(|notice| matches!(notice, Notice::Unanchored));
-                Ok(only_unanchored && info.replayed_groups == 0 && info.dropped_groups == 0)
+                let nothing_found =
+                    info.notices.iter().all(|notice| matches!(notice, Notice::Unanchored | Notice::KeyRotation { .. }));
+                Ok(nothing_found && info.replayed_groups == 0 && info.dropped_groups == 0)
             }
             // What keeps it from opening is what the check is for.
             Err(Error::Tampered(_) | Error::RolledBack(_) | Error::Corrupt(_)) => Ok(false),

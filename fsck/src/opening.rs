@@ -52,8 +52,23 @@ impl Located {
     pub fn unlock(self, key: &KeyArgs, tool: Tool) -> Result<Unlocked, Failure> {
         let source = key.key_source(&self.path)?;
         source.warnings.iter().for_each(|warning| tool.warn(warning));
-        let key = source.open_key(&self.path, &self.header, ARGON2_BYTES)?;
+        let key = self.find_key(&source)?;
         Ok(Unlocked { located: self, key, source })
+    }
+
+    /// The key in the slots of the header. A change of the volume key that was cut short can leave slots of two keys, or a copy with
+    /// parts of both: then what counts is that a copy authenticates.
+    fn find_key(&self, source: &KeySource) -> Result<VolumeKey, Failure> {
+        let env = source.crypto.host_env();
+        let from = |header: &Header| source.open_key(&self.path, header, ARGON2_BYTES);
+        let fits = |key: &VolumeKey| Volume::is_key_of_header(&*self.backend, key, &env);
+        let first = from(&self.header);
+        if first.as_ref().is_ok_and(fits) {
+            return first;
+        }
+        let headers = Volume::read_headers(&*self.backend).unwrap_or_default();
+        let others = headers.iter().filter(|header| **header != self.header);
+        others.filter_map(|header| from(header).ok()).find(fits).map_or(first, Ok)
     }
 }
 

@@ -101,6 +101,9 @@ pub(crate) fn header_text(text: &mut String, header: &Header) {
 pub(crate) fn info_text(text: &mut String, info: &VolumeInfo) {
     line(text, "checkpoint", info.generation);
     line(text, "epochs", format!("{} of {}", info.epochs, info.max_epochs));
+    if let Some(left) = &info.rotating {
+        line(text, "key rotation", format!("in progress: {} blocks of {} epochs left", left.blocks_left, left.epochs));
+    }
     if let Some(job) = &info.reencrypting {
         line(text, "re-encrypting", format!("{} epochs, {} blocks left", job.epochs, job.blocks_left));
     }
@@ -136,6 +139,7 @@ pub(crate) fn info_json(info: &VolumeInfo) -> Value {
         "checkpoint": info.generation.0,
         "epochs": info.epochs,
         "max_epochs": info.max_epochs,
+        "rotation": info.rotating.map(|left| json!({ "epochs": left.epochs, "blocks_left": left.blocks_left })),
         "reencrypting": info.reencrypting.map(|job| json!({ "epochs": job.epochs, "blocks_left": job.blocks_left })),
         "anchor": format!("{:?}", info.anchor).to_lowercase(),
         "replayed_groups": info.replayed_groups,

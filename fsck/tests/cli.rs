@@ -14,6 +14,8 @@ mod manifest;
 mod mkfs;
 #[path = "cli/repair.rs"]
 mod repair;
+#[path = "cli/rotate.rs"]
+mod rotate;
 #[path = "cli/sealing.rs"]
 mod sealing;
 #[path = "cli/speech.rs"]

@@ -5,6 +5,7 @@
 
 mod data;
 mod doctor;
+mod rotate;
 mod slots;
 mod tpm;
 mod upgrade;
@@ -63,6 +64,11 @@ enum Command {
     /// Key slots of a volume
     #[command(subcommand)]
     Slots(slots::SlotsCommand),
+    /// Give a volume another key, with slots for all whose secrets are given, and seal what the old key sealed anew
+    ///
+    /// An interrupted call loses nothing; the same command goes on. Until it has ended, old blocks are neither secret nor authentic
+    /// against the old key's holder.
+    Rotate(rotate::RotateKeyArgs),
     /// Check recovery shares without using them, against each other and against a volume
     VerifyShares(slots::VerifySharesArgs),
     /// Write the manifest of an upgrade, for approvers to sign
@@ -150,6 +156,7 @@ impl Sealing {
             Command::Explain(args) => self.explain(args),
             Command::Doctor(args) => self.doctor(args),
             Command::Slots(command) => self.slots(command),
+            Command::Rotate(args) => self.rotate_key(args),
             Command::VerifyShares(args) => self.verify_shares(args),
             Command::Manifest(args) => self.manifest(args),
             Command::Approve(args) => self.approve(args),

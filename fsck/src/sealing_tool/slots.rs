@@ -7,12 +7,14 @@ use sealing::approval::Approvers;
 use sealing::shares::Share;
 use sealing::{Argon2Cost, Key, OsRng, PlatformOwner, SigningKey, SlotKind, set_of_slot, wrap_shares};
 use sefs::format::{KeySlot, MAX_KEY_SLOTS};
+use sefs::keys::VolumeKey;
 use sefs::vfs::Volume;
 use serde_json::{Value, json};
 
+use super::rotate::rotation_text;
 use super::{Sealing, TOOL, hex, owner, read_file, write_file};
 use crate::image::ImageUse;
-use crate::key_source::{KeyArgs, KeySource, SHARE_PREFIX, read_key, read_share};
+use crate::key_source::{Environment, KeyArgs, KeySource, SHARE_PREFIX, read_key, read_share};
 use crate::opening::{Located, Unlocked};
 use crate::report::Failure;
 use crate::showing::slot_label;
@@ -20,10 +22,12 @@ use crate::volume_id::{VolumeId, decode_hex};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum SlotsCommand {
-    /// Show the slots, without a key as the unverified header has them
+    /// Show the slots, without a key as the unverified header has them; with one also how far a rotation of the volume key is
     List {
         /// The image
         image: PathBuf,
+        #[command(flatten)]
+        key: KeyArgs,
     },
     /// Give the volume another slot
     Add(AddArgs),
@@ -75,9 +79,9 @@ pub(super) struct RotateArgs {
 }
 
 /// The owner of a new slot: exactly one.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "New slot")]
-struct NewSlot {
+pub(super) struct NewSlot {
     /// A key file: 32 bytes, or 64 hex digits
     #[arg(long, value_name = "FILE")]
     new_key_file: Option<PathBuf>,
@@ -117,12 +121,13 @@ pub(super) struct VerifySharesArgs {
     dealer: Option<PathBuf>,
 }
 
-const NOT_REVOKED: &str = "whoever kept an older header and the old slot's secret still has the volume key; removing a slot does not revoke it";
+const NOT_REVOKED: &str = "whoever kept an older header and the old slot's secret still has the volume key; removing a slot does not revoke it, \
+     sealing rotate does";
 
 impl Sealing {
     pub(super) fn slots(&mut self, command: &SlotsCommand) -> Result<bool, Failure> {
         match command {
-            SlotsCommand::List { image } => self.list(image),
+            SlotsCommand::List { image, key } => self.list(image, key),
             SlotsCommand::Add(args) => self.change(&args.image, &args.key, None, Some(&args.new)),
             SlotsCommand::Remove(args) => self.change(&args.image, &args.key, Some(args.slot), None),
             SlotsCommand::Test { image, key } => self.test(image, key),
@@ -130,16 +135,41 @@ impl Sealing {
         }
     }
 
-    fn list(&mut self, image: &Path) -> Result<bool, Failure> {
+    fn list(&mut self, image: &Path, key: &KeyArgs) -> Result<bool, Failure> {
         let located = Located::open(image, ImageUse::ReadOnly)?;
+        if key.names_key(image, &Environment::host())? {
+            return self.list_authentic(located.unlock(key, TOOL)?);
+        }
         let slots: Vec<Value> = numbered(&located.header.slots);
         if self.json {
             self.out.json(&json!({"authenticated": false, "slots": slots}))?;
             return Ok(true);
         }
-        self.out.line("# Not authenticated: anyone could have written this. sealing slots test tells.")?;
+        self.out.line("# Not authenticated: anyone could have written this. With a key it is.")?;
         for (index, slot) in located.header.slots.iter().enumerate() {
             self.out.line(format!("slot {index:>2}: {}", slot_label(slot)))?;
+        }
+        Ok(true)
+    }
+
+    fn list_authentic(&mut self, unlocked: Unlocked) -> Result<bool, Failure> {
+        let volume = unlocked.volume()?;
+        let (slots, info) = (&volume.header().slots, volume.info());
+        if self.json {
+            self.out.json(&json!({
+                "authenticated": true,
+                "slots": numbered(slots),
+                "key_generation": info.key_generation,
+                "rotation": if info.rotating.is_some() { "in progress" } else { "none" },
+                "blocks_left": info.rotating.map_or(0, |left| left.blocks_left),
+            }))?;
+            return Ok(true);
+        }
+        for (index, slot) in slots.iter().enumerate() {
+            self.out.line(format!("slot {index:>2}: {}", slot_label(slot)))?;
+        }
+        if let Some(text) = rotation_text(&unlocked.located.path, info.key_generation, info.rotating) {
+            self.out.line(text)?;
         }
         Ok(true)
     }
@@ -178,7 +208,8 @@ impl Sealing {
         }
         let mut made = Made::default();
         if let Some(new) = new {
-            made = new.make(&unlocked, key.allow_development)?;
+            let id = VolumeId(volume.header().volume_id);
+            made = new.make(&unlocked.key, &id, image, key.allow_development)?;
         }
         match (old, made.slot.take()) {
             (Some(index), Some(slot)) => slots[index] = slot,
@@ -252,14 +283,14 @@ impl Sealing {
 
 /// A slot that was made, and the shares that open it.
 #[derive(Default)]
-struct Made {
-    slot: Option<KeySlot>,
+pub(super) struct Made {
+    pub(super) slot: Option<KeySlot>,
     shares: Vec<Share>,
     directory: PathBuf,
 }
 
 impl Made {
-    fn write_shares(&self) -> Result<(), Failure> {
+    pub(super) fn write_shares(&self) -> Result<(), Failure> {
         for share in &self.shares {
             let text =
                 zeroize::Zeroizing::new(format!("{SHARE_PREFIX}{}\n", *zeroize::Zeroizing::new(hex(&share.encode()))));
@@ -270,8 +301,31 @@ impl Made {
 }
 
 impl NewSlot {
-    fn make(&self, unlocked: &Unlocked, allow_development: bool) -> Result<Made, Failure> {
-        let id = VolumeId(unlocked.located.header.volume_id);
+    /// The owner and the shares, where both are given: two slots.
+    pub(super) fn split(&self) -> (Option<NewSlot>, Option<NewSlot>) {
+        let owner = NewSlot { shares: None, share_dir: None, signing_key: None, ..self.clone() };
+        let shares = NewSlot { new_key_file: None, new_passphrase_file: None, new_platform: None, ..self.clone() };
+        let has_owner =
+            owner.new_key_file.is_some() || owner.new_passphrase_file.is_some() || owner.new_platform.is_some();
+        (has_owner.then_some(owner), shares.shares.is_some().then_some(shares))
+    }
+
+    /// The same owner as somebody who opens the volume that `key` names; `None` if it is none that can by itself.
+    pub(super) fn as_key(&self, key: &KeyArgs) -> Option<KeyArgs> {
+        let (owner, _) = self.split();
+        let NewSlot { new_key_file: key_file, new_passphrase_file: passphrase_file, new_platform: platform, .. } =
+            owner?;
+        Some(KeyArgs { key_file, passphrase_file, platform, share_file: Vec::new(), ..key.clone() })
+    }
+
+    /// A slot that holds `key`, and for shares themselves. `image` is for what the table says of it.
+    pub(super) fn make(
+        &self,
+        key: &VolumeKey,
+        id: &VolumeId,
+        image: &Path,
+        allow_development: bool,
+    ) -> Result<Made, Failure> {
         let given = [
             self.new_key_file.is_some(),
             self.new_passphrase_file.is_some(),
@@ -283,11 +337,11 @@ impl NewSlot {
                 .way_out("give --new-key-file, --new-passphrase-file, --new-platform or --shares"));
         }
         if let Some(shares) = &self.shares {
-            return self.deal(shares, unlocked, &id);
+            return self.deal(shares, key, id);
         }
         if let Some(spec) = &self.new_platform {
             let owner = owner(spec, allow_development)?;
-            let slot = platform_slot(&owner, unlocked, &id, self.approvers()?.as_ref())?;
+            let slot = platform_slot(&owner, key, id, self.approvers()?.as_ref())?;
             return Ok(Made { slot: Some(slot), ..Made::default() });
         }
         let args = KeyArgs {
@@ -295,9 +349,9 @@ impl NewSlot {
             passphrase_file: self.new_passphrase_file.clone(),
             ..KeyArgs::default()
         };
-        let source = args.key_source(&unlocked.located.path)?;
+        let source = args.key_source(image)?;
         source.warnings.iter().for_each(|warning| TOOL.warn(warning));
-        let slot = source.slot_for(&unlocked.key, &id, &Argon2Cost::DEFAULT)?;
+        let slot = source.slot_for(key, id, &Argon2Cost::DEFAULT)?;
         Ok(Made { slot: Some(slot), ..Made::default() })
     }
 
@@ -310,7 +364,7 @@ impl NewSlot {
         set.map(Some).map_err(|error| Failure::usage("--approver", error).way_out("see sealing approver-key"))
     }
 
-    fn deal(&self, text: &str, unlocked: &Unlocked, id: &VolumeId) -> Result<Made, Failure> {
+    fn deal(&self, text: &str, key: &VolumeKey, id: &VolumeId) -> Result<Made, Failure> {
         let numbers = text.split_once('/').and_then(|(t, n)| Some((t.parse().ok()?, n.parse().ok()?)));
         let (threshold, count): (u8, u8) = numbers
             .ok_or_else(|| Failure::usage("--shares", format!("'{text}' is not T/N")).way_out("write 2/3, for one"))?;
@@ -322,7 +376,7 @@ impl NewSlot {
                 SigningKey::from_bytes(fresh.expose())
             }
         };
-        let key = Key::from_bytes(unlocked.key.expose());
+        let key = Key::from_bytes(key.expose());
         let (shares, body) = wrap_shares(&key, &id.0, threshold, count, &dealer, &OsRng)
             .map_err(|error| Failure::usage("--shares", error).way_out("write 2/3, for one"))?;
         let directory = self.share_dir.clone().unwrap_or_default();
@@ -340,11 +394,11 @@ pub(super) fn commit(unlocked: &Unlocked, mut volume: Volume, slots: Vec<KeySlot
 
 pub(super) fn platform_slot(
     owner: &PlatformOwner,
-    unlocked: &Unlocked,
+    key: &VolumeKey,
     id: &VolumeId,
     approvers: Option<&Approvers>,
 ) -> Result<KeySlot, Failure> {
-    let body = owner.wrap(&Key::from_bytes(unlocked.key.expose()), &id.0, approvers, &OsRng);
+    let body = owner.wrap(&Key::from_bytes(key.expose()), &id.0, approvers, &OsRng);
     let body = body.map_err(|error| Failure::new("--new-platform", error).way_out("see sealing --help"))?;
     Ok(KeySlot { kind: SlotKind::Platform.number(), body })
 }
@@ -356,7 +410,7 @@ fn opening_slot(source: &KeySource, volume: &Volume) -> Option<usize> {
     volume.header().slots.iter().position(opens)
 }
 
-fn numbered(slots: &[KeySlot]) -> Vec<Value> {
+pub(super) fn numbered(slots: &[KeySlot]) -> Vec<Value> {
     let one = |(index, slot): (usize, &KeySlot)| json!({"slot": index, "kind": slot_label(slot)});
     slots.iter().enumerate().map(one).collect()
 }
