@@ -39,7 +39,7 @@ pub struct KeyArgs {
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub passphrase_file: Option<PathBuf>,
     /// Take the key from a platform: sgx-sim, software or tpm, with options as mrenclave=HEX,policy=mrsigner,config=FILE
-    #[arg(long, value_name = "NAME[:OPTIONS]")]
+    #[arg(long, value_name = "NAME[:OPTIONS]", long_help = platform_source::HELP)]
     pub platform: Option<String>,
     /// Use a platform for development, whose keys are no secret
     #[arg(long)]

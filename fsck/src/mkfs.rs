@@ -315,7 +315,7 @@ impl Mkfs {
         let unplaced = place.begin(content.size_bytes)?;
         walk.exclude.push(unplaced.id()?);
         let new = self.new_volume(sources, content)?;
-        let mut anchor = NewAnchor::make(sources, &new.key)?;
+        let mut anchor = NewAnchor::make(sources.first().and_then(|source| source.anchor.as_ref()), &new.key)?;
         anchor.warnings.iter().for_each(|warning| TOOL.warn(warning));
         let of_host = |error: BackendError| self.not_made(error.into(), content);
         let unfinished =
