@@ -47,6 +47,24 @@ fn what_is_written_is_there_at_the_next_mount() {
 }
 
 #[test]
+fn every_way_of_doing_io_mounts_the_same_volume() {
+    on_stage!(stage);
+    for (number, io) in ["sync", "uring", "uring-direct"].into_iter().enumerate() {
+        let mount = stage.mount(&["-o", &format!("io={io}")]);
+        let content: Vec<u8> = (0..3 << 20).map(|at: u32| (at / 1000) as u8 ^ number as u8).collect();
+        fs::write(mount.path(io), &content).unwrap();
+        fs::File::open(mount.path(io)).unwrap().sync_all().unwrap();
+        for earlier in fs::read_dir(mount.path("")).unwrap() {
+            assert_eq!(fs::read(earlier.unwrap().path()).unwrap().len(), content.len());
+        }
+        mount.umount();
+        let mount = stage.mount(&[]);
+        assert!(fs::read(mount.path(io)).unwrap() == content, "{io}");
+        mount.umount();
+    }
+}
+
+#[test]
 fn the_mount_table_shows_type_and_image_and_safe_options() {
     on_stage!(stage);
     let mount = stage.mount(&[]);
