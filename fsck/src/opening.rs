@@ -48,12 +48,17 @@ impl Located {
         Ok(Located { path: path.to_path_buf(), backend, header, image, image_use })
     }
 
-    /// Finds the key.
-    pub fn unlock(self, key: &KeyArgs, tool: Tool) -> Result<Unlocked, Failure> {
+    /// Finds the key, and from here on does I/O as is wanted.
+    pub fn unlock(mut self, key: &KeyArgs, tool: Tool) -> Result<Unlocked, Failure> {
         let source = key.key_source(&self.path)?;
         source.warnings.iter().for_each(|warning| tool.warn(warning));
-        let key = self.find_key(&source)?;
-        Ok(Unlocked { located: self, key, source })
+        let volume_key = self.find_key(&source)?;
+        if let Some(kind) = key.io {
+            let file = self.image.file().try_clone();
+            let backend = file.and_then(|file| kind.backend(file, tool));
+            self.backend = backend.map_err(|error| Failure::io(&self.path, &error))?;
+        }
+        Ok(Unlocked { located: self, key: volume_key, source })
     }
 
     /// The key in the slots of the header. A change of the volume key that was cut short can leave slots of two keys, or a copy with

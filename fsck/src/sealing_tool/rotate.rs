@@ -131,7 +131,7 @@ impl RotateKeyArgs {
             Ok(opened) => return Ok(Resumed { opened, refused: None }),
             Err(failure) => failure,
         };
-        let Some(new) = self.new.as_key(&self.key) else { return Err(failure) };
+        let Some(new) = self.new.as_opener(&self.key) else { return Err(failure) };
         match locate()?.unlock(&new, TOOL) {
             Ok(opened) => Ok(Resumed { opened, refused: Some(failure) }),
             Err(_) => Err(failure),
@@ -146,8 +146,8 @@ impl RotateKeyArgs {
             return Err(Failure::usage("--drop-slot", "no slot would be left, and nobody could open the volume")
                 .way_out("give a new owner, or leave a slot"));
         }
-        // Shares are durable before the slot that needs them, so that no slot is left without.
-        made.iter().try_for_each(Made::write_shares)?;
+        // Key files and shares are durable before the slots that need them, so that no slot is left without.
+        made.iter().try_for_each(Made::write_secrets)?;
         volume.rotate_key(&unlocked.key, &new_key, slots).map_err(|error| unlocked.failed(&error))?;
         unlocked.key = new_key;
         TOOL.warn(SAME_SECRET);
@@ -279,7 +279,7 @@ fn refuse_tpm_anchor(unlocked: &Unlocked) -> Result<(), Failure> {
             unlocked.located.path.display(),
             "its anchor in the TPM obeys a key that derives from the volume key, which so cannot be changed",
         )
-        .way_out("copy its content to a new volume")),
+        .way_out("bind it to an anchor in a file before, and to a new one in the TPM afterwards: sealing anchor make")),
         Some(AnchorSpec::File(_)) | None => Ok(()),
     }
 }

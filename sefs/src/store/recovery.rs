@@ -73,6 +73,8 @@ pub(crate) struct Replayed {
     pub(crate) header_replica: bool,
     /// A slot that does not authenticate: its index.
     pub(crate) damaged_slot: Option<u8>,
+    /// The anchor that the newest slot names, abandoned or not.
+    pub(crate) bound: AnchorBinding,
 }
 
 /// A slot that authenticated.
@@ -304,6 +306,7 @@ fn build(
     let geometry = Geometry::new(header.total_blocks, header.ring_start.0, header.ring_blocks)?;
     let ring = Ring { start: header.ring_start.0, blocks: header.ring_blocks };
     let mut checkpoint = newest.opened.checkpoint.clone();
+    let bound = checkpoint.anchor;
     if options.abandon_anchor {
         // Every later checkpoint repeats what this one says; the first of the mount makes it durable.
         checkpoint.anchor = AnchorBinding::default();
@@ -389,7 +392,7 @@ fn build(
         page_epochs: Mutex::default(),
         reencryption: Mutex::default(),
         header_repair: Mutex::default(),
-        replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
+        replayed: Replayed { header_replica: opened.replica, damaged_slot, bound, ..Replayed::default() },
     })
 }
 

@@ -42,4 +42,4 @@ pub use volume::Volume;
 
 pub use crate::env::{Clock, Env};
 pub use crate::format::{FileKind, Header, KeySlot};
-pub use crate::store::{Notice, Reencrypting, Rotating, RotationStep, VolumeInfo, WorkDone};
+pub use crate::store::{AnchorStanding, Notice, Reencrypting, Rotating, RotationStep, VolumeInfo, WorkDone};
