@@ -9,6 +9,7 @@ use crate::suite::RustCrypto;
 
 pub(crate) fn example() -> Header {
     Header {
+        image: ImageType::Volume,
         incompatible: 0,
         volume_id: [1; 16],
         node_size_bytes: 16_384,
