@@ -15,7 +15,7 @@ use sefs::error::Error;
 use sefs::format::FileKind;
 use sefs::repair::{Fix, Outcome, Refusal, repair};
 use sefs::types::InodeNo;
-use sefs::vfs::{Caller, NewInode, Notice, Volume};
+use sefs::vfs::{Caller, NewInode, Notice};
 use serde_json::json;
 
 use crate::image::ImageUse;

@@ -3,13 +3,12 @@
 //! Header, root block, length and padding are checked where an image is opened; what is left is that every block behind is
 //! exactly one node, or data that something refers to.
 //!
-//! *Memory*: one bit for each block, and what [`Files`] keeps.
+//! *Memory*: one bit for each block that something refers to, and what [`Files`] keeps.
 
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use super::files::Files;
+use super::space::Seen;
 use super::walk::{corrupt, misplaced, node_finding};
 use super::{CheckOptions, Finding, Loss, Report, Stage, store_options};
 use crate::backend::Backend;
@@ -46,8 +45,7 @@ pub(super) fn check(
     let (nodes, data) = (image.admitted.root.nodes, image.admitted.root.data_blocks);
     report.stage(Stage::Trees, nodes * image.node_blocks + if options.scrub { data } else { 0 });
     let files = Files::new(env.suite.clone(), PACKED_IDS_END);
-    let used = Used::new(data);
-    let mut walk = Walk { image: &image, scrub: options.scrub, files, used, object: None, report };
+    let mut walk = Walk { image: &image, scrub: options.scrub, files, used: Used::default(), object: None, report };
     let root = Root { reference: image.admitted.root.root, level: image.admitted.root.level };
     tree::walk(&image, Some(root), &mut walk)?;
     walk.end_object();
@@ -55,7 +53,7 @@ pub(super) fn check(
     if files.incomplete {
         report.found(Finding::Incomplete {});
     } else {
-        used.compare(nodes, report);
+        used.compare(nodes, image.data_end, report);
     }
     files.finish(image.admitted.root.inodes, report);
     Ok(())
@@ -118,42 +116,32 @@ impl NodeReader for Image {
 }
 
 /// Blocks that something refers to.
+#[derive(Default)]
 struct Used {
-    data: Vec<u64>,
-    data_blocks: u64,
-    nodes: BTreeSet<BlockAddr>,
+    data: Seen,
+    nodes: Seen,
+    node_count: u64,
 }
 
 impl Used {
-    fn new(data_blocks: u64) -> Used {
-        // The image's length was compared with the file's: there are so many blocks.
-        let words = usize::try_from(data_blocks.div_ceil(64)).unwrap_or(0);
-        Used { data: alloc::vec![0; words], data_blocks, nodes: BTreeSet::new() }
+    /// A node is named; false if it was before.
+    fn add_node(&mut self, addr: BlockAddr) -> bool {
+        let new = self.nodes.add(addr);
+        self.node_count += u64::from(new);
+        new
     }
 
-    fn add_data(&mut self, addr: BlockAddr) {
-        let index = addr.0 - PACKED_DATA_ADDR.0;
-        if let Some(word) = usize::try_from(index / 64).ok().and_then(|at| self.data.get_mut(at)) {
-            *word |= 1 << (index % 64);
+    fn compare(&self, nodes: u64, data_end: u64, report: &mut Report<'_>) {
+        if self.node_count != nodes {
+            report.found(Finding::NodeCount { stored: nodes, found: self.node_count });
         }
-    }
-
-    fn compare(&self, nodes: u64, report: &mut Report<'_>) {
-        let found = self.nodes.len() as u64;
-        if found != nodes {
-            report.found(Finding::NodeCount { stored: nodes, found });
-        }
-        let is_used = |index: u64| {
-            let word = usize::try_from(index / 64).ok().and_then(|at| self.data.get(at));
-            word.is_some_and(|word| word >> (index % 64) & 1 == 1)
-        };
-        let mut index = 0;
-        while index < self.data_blocks {
-            let blocks = (index..self.data_blocks).take_while(|index| !is_used(*index)).count() as u64;
-            if blocks > 0 {
-                report.found(Finding::Unreferred { addr: BlockAddr(PACKED_DATA_ADDR.0 + index), blocks });
+        let mut at = PACKED_DATA_ADDR.0;
+        while at < data_end {
+            let used = self.data.next(at, data_end, true);
+            if used > at {
+                report.found(Finding::Unreferred { addr: BlockAddr(at), blocks: used - at });
             }
-            index += blocks.max(1);
+            at = self.data.next(used, data_end, false);
         }
     }
 }
@@ -178,7 +166,7 @@ impl Visitor for Walk<'_, '_> {
         } else if !self.image.is_plain(epoch, birth) || !self.image.is_nonce(&nonce, addr) {
             self.report.found(Finding::NotCanonical { addr });
         }
-        let new = is_sound && self.used.nodes.insert(addr);
+        let new = is_sound && self.used.add_node(addr);
         if is_sound && !new {
             self.report.found(Finding::ReferredTwice { addr });
         }
@@ -251,7 +239,7 @@ impl Walk<'_, '_> {
         if !self.image.is_plain(loc.epoch, loc.birth) || !self.image.is_nonce(&loc.nonce, addr) {
             self.report.found(Finding::NotCanonical { addr });
         }
-        self.used.add_data(addr);
+        self.used.data.add(addr);
         self.report.summary.data_blocks += 1;
         if self.scrub {
             self.scrub_block(ObjectId(key.object), key.offset.saturating_mul(CHUNK_BLOCKS) + u64::from(index), loc);

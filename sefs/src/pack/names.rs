@@ -36,7 +36,7 @@ impl PathHash {
         let first_four = |digest: &Digest| u64::from(u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]));
         let mut number = (first_four(&self.directory) >> 2) << 32 | first_four(&self.own);
         loop {
-            if number < FIRST || number >= PACKED_IDS_END {
+            if !(FIRST..PACKED_IDS_END).contains(&number) {
                 number = FIRST;
             }
             if !is_taken(number) {

@@ -314,3 +314,26 @@ fn what_no_image_may_hold_is_refused() {
     assert_eq!(packer.end_file(open, 14), Err(Posix::InvalidArgument.into()), "shorter than what was written");
     assert_eq!(packer.finish([0; 32]).err(), Some(Posix::Busy.into()));
 }
+
+#[test]
+fn a_check_accounts_for_every_block() {
+    let backend = Arc::new(MemoryBackend::new(0));
+    let output = Output::Public { backend: backend.clone(), volume_id: None };
+    let mut packer = Packer::new(output, options(), &Env::host()).unwrap();
+    let root = packer.make_root(&entry(FileKind::Directory, 0o755)).unwrap();
+    file(&mut packer, root, b"a", &[block(1), block(2)].concat());
+    // Blocks of an inode that there is not.
+    for (number, fill) in [(0, 3), (1, 4)] {
+        packer.blocks.push(InodeNo(77), number, &[fill; BLOCK_SIZE]).unwrap();
+    }
+    file(&mut packer, root, b"b", &block(5));
+    let root_digest = packer.finish([0; 32]).unwrap().root_digest;
+    let (options, mut found) = (CheckOptions { root_digest, ..CheckOptions::default() }, Vec::new());
+    let told = check_public(backend, &options, &Env::host(), &mut |event| {
+        if let Event::Finding(finding) = event {
+            found.push(finding);
+        }
+    });
+    assert_eq!(found, [crate::check::Finding::Unreferred { addr: BlockAddr(19), blocks: 2 }]);
+    assert_eq!(told.unwrap().errors, 1);
+}

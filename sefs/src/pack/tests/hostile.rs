@@ -105,6 +105,18 @@ fn a_bit_of_any_byte_of_an_encrypted_image_is_refused() {
 }
 
 #[test]
+fn padding_that_is_not_zero_is_refused_at_opening() {
+    let (backend, summary) = small_public();
+    let mut image = bytes(&backend);
+    let padding = 17 + usize::try_from(summary.data_blocks).unwrap();
+    assert_eq!(padding, 19, "there is some, up to block 20");
+    image[(padding + 1) * BLOCK_SIZE - 1] = 1;
+    put(&backend, padding, &image);
+    let error = refusal(Volume::open_public(backend, &pinned(&summary), &Env::host()));
+    assert_eq!(error, Tampered::Padding { addr: BlockAddr(19) }.into());
+}
+
+#[test]
 fn no_other_length_is_right() {
     for (backend, open) in [small_public(), small_sealed()].map(|(backend, summary)| {
         let open = move |backend: Arc<MemoryBackend>| match summary.volume_id {
