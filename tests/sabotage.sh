@@ -6,7 +6,7 @@
 #
 # Each patch says in its head which promise it breaks and which tests have to fail:
 #
-#   Test: [-p PACKAGE] --lib|BINARY [FILTER]     the package is sefs-tests unless it is named
+#   Test: [-p PACKAGE] [--features FEATURE] --lib|BINARY [FILTER]     the package is sefs-tests unless it is named
 #
 # The tree is copied first; nothing here is touched. SABOTAGE_TARGET is a folder that keeps copy and build between runs, one
 # run at a time (default: a temporary one). Progress goes to standard error; the last line counts. Exit status: 0 all noticed, 1 not, 2 the run is no good.
@@ -47,6 +47,7 @@ understand() {
     local package=sefs-tests
     if [ "$1" = -p ]; then package=$2; shift 2; fi
     cargo=(test -q --locked -p "$package")
+    if [ "$1" = --features ]; then cargo+=(--features "$2"); shift 2; fi
     if [ "$1" = --lib ]; then cargo+=(--lib); else cargo+=(--test "$1"); fi
     shift
     filter=("$@")

@@ -3,6 +3,7 @@
 //! A backend is written over once before anything is measured on it, so that no figure holds the host's first allocation
 //! of its memory or blocks.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use sefs::env::Env;
 use sefs::keys::VolumeKey;
 use sefs::types::InodeNo;
 use sefs::vfs::{Caller, FileKind, FormatOptions, NewInode, OpenOptions, Owner, Volume};
+use sefs_uring::UringBackend;
 
 use crate::limits::bare;
 use crate::protected::Protected;
@@ -24,6 +26,10 @@ pub(crate) enum Kind {
     Memory,
     /// A file, with pread and pwrite.
     File,
+    /// A file, through io_uring.
+    Uring,
+    /// A file, through io_uring past the page cache.
+    UringDirect,
 }
 
 /// A backend that is used again and again, and another of the same kind for its limits.
@@ -75,6 +81,8 @@ impl Place {
         match self.kind {
             Kind::Memory => "memory",
             Kind::File => "file",
+            Kind::Uring => "uring",
+            Kind::UringDirect => "uring-direct",
         }
     }
 
@@ -115,6 +123,11 @@ impl Kind {
         let backend: Arc<dyn Backend> = match self {
             Kind::Memory => Arc::new(MemoryBackend::new(len_bytes)),
             Kind::File => Arc::new(FileBackend::create(&dir.path().join(name), len_bytes)?),
+            Kind::Uring | Kind::UringDirect => {
+                let file = File::options().read(true).write(true).create_new(true).open(dir.path().join(name))?;
+                file.set_len(len_bytes)?;
+                Arc::new(UringBackend::new(file, self == Kind::UringDirect)?)
+            }
         };
         for offset_bytes in (0..len_bytes).step_by(FILL) {
             let mut buf = backend.buffer(FILL);

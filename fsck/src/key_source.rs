@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::anchor::AnchorSpec;
 use crate::config::{self, Config, ImageEntry};
+use crate::io::IoKind;
 use crate::platform_source;
 use crate::provider::CryptoKind;
 use crate::report::{Failure, FailureKind};
@@ -39,7 +40,7 @@ pub struct KeyArgs {
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub passphrase_file: Option<PathBuf>,
     /// Take the key from a platform: sgx-sim, software or tpm, with options as mrenclave=HEX,policy=mrsigner,config=FILE
-    #[arg(long, value_name = "NAME[:OPTIONS]")]
+    #[arg(long, value_name = "NAME[:OPTIONS]", long_help = platform_source::HELP)]
     pub platform: Option<String>,
     /// Use a platform for development, whose keys are no secret
     #[arg(long)]
@@ -59,21 +60,12 @@ pub struct KeyArgs {
     /// Open exactly this packed image: a public one opens with nothing else
     #[arg(long, value_name = "HEX")]
     pub root_digest: Option<RootDigest>,
-    /// How to read and write the image: with pread, pwrite and fdatasync, or through io_uring (not supported yet)
+    /// How to read and write the image [default: sync]
     #[arg(long, value_name = "HOW")]
     pub io: Option<IoKind>,
     /// Whose AES-GCM to use; a volume opens with either [default: aws-lc]
     #[arg(long, value_name = "WHOSE")]
     pub crypto: Option<CryptoKind>,
-}
-
-/// How a file backend does its I/O.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum IoKind {
-    /// pread, pwrite and fdatasync: the default.
-    Sync,
-    /// io_uring.
-    Uring,
 }
 
 /// A key that was read, and what else the caller demanded of the volume.
@@ -119,7 +111,7 @@ impl KeyArgs {
 
     /// The same, with a given environment.
     pub fn key_source_in(&self, image: &Path, environment: &Environment) -> Result<KeySource, Failure> {
-        self.refuse_unsupported()?;
+        self.refuse_contradictions()?;
         let table = self.table_entry(image, environment)?;
         let origin = match (Origin::of(self, &OPTIONS)?, &environment.key_file) {
             (Some(origin), _) => origin,
@@ -159,7 +151,7 @@ impl KeyArgs {
             "anchor" => set_once(&mut self.anchor, name, needed()?.parse().map_err(wrong)?)?,
             "io" => {
                 let kind = clap::ValueEnum::from_str(needed()?, false);
-                set_once(&mut self.io, name, kind.map_err(|_| wrong("it is sync or uring".into()))?)?;
+                set_once(&mut self.io, name, kind.map_err(|_| wrong("it is sync, uring or uring-direct".into()))?)?;
             }
             "crypto" => {
                 let kind = clap::ValueEnum::from_str(needed()?, false);
@@ -230,12 +222,7 @@ impl KeyArgs {
             || !self.share_file.is_empty()
     }
 
-    pub(crate) fn refuse_unsupported(&self) -> Result<(), Failure> {
-        if self.io == Some(IoKind::Uring) {
-            return Err(
-                Failure::usage("--io uring", "io_uring is not supported by this release").way_out("use --io sync")
-            );
-        }
+    pub(crate) fn refuse_contradictions(&self) -> Result<(), Failure> {
         if self.abandon_anchor && self.anchor.is_some() {
             return Err(Failure::usage("--abandon-anchor", "it contradicts --anchor").way_out("give one of the two"));
         }

@@ -23,6 +23,7 @@ pub mod header_last;
 pub mod image;
 pub mod interrupt;
 pub mod invocation;
+pub mod io;
 pub mod key_source;
 pub mod listing;
 pub mod manifests;

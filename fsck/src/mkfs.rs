@@ -133,7 +133,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
-const TOOL: Tool = Tool("mkfs.sefs");
+pub(crate) const TOOL: Tool = Tool("mkfs.sefs");
 /// The smallest volume that the format allows.
 const LEAST_BYTES: u64 = 4 << 20;
 
@@ -310,10 +310,11 @@ impl Mkfs {
         let unplaced = place.begin(content.size_bytes)?;
         walk.exclude.push(unplaced.id()?);
         let new = self.new_volume(sources, content)?;
-        let mut anchor = NewAnchor::make(sources, &new.key)?;
+        let mut anchor = NewAnchor::make(sources.first().and_then(|source| source.anchor.as_ref()), &new.key)?;
         anchor.warnings.iter().for_each(|warning| TOOL.warn(warning));
         let of_host = |error: BackendError| self.not_made(error.into(), content);
-        let unfinished = Arc::new(HeaderLast::new(unplaced.backend()?).map_err(of_host)?);
+        let unfinished =
+            Arc::new(HeaderLast::new(unplaced.backend(self.args.key.io.unwrap_or_default(), TOOL)?).map_err(of_host)?);
         let made = self.make_volume(unfinished.clone(), content, sources, &walk, new, anchor.get())?;
         if self.stop.load(Ordering::Relaxed) {
             return Err(self.not_filled(PopulateError::Interrupted, content));

@@ -20,7 +20,7 @@ use sefs::types::Timestamp;
 use serde_json::json;
 
 use crate::key_source::KeySource;
-use crate::mkfs::{Content, Mkfs, counts_json, counts_text, slots};
+use crate::mkfs::{Content, Mkfs, TOOL, counts_json, counts_text, slots};
 use crate::names::escaped;
 use crate::packing::{Contents, Times, pack_from};
 use crate::place::Place;
@@ -76,7 +76,7 @@ impl Mkfs {
         let mut walk = walk;
         walk.exclude.push(unplaced.id()?);
         let content = Content { survey: Some(found), size_bytes: 0 };
-        let writing = Writing { backend: unplaced.backend()?, walk, content };
+        let writing = Writing { backend: unplaced.backend(self.args.key.io.unwrap_or_default(), TOOL)?, walk, content };
         let made = if plan.public { self.make_public(&plan, &writing) } else { self.make_sealed(&plan, &writing) }?;
         unplaced.cut(made.summary.size_bytes)?;
         unplaced.place()?;

@@ -1,4 +1,4 @@
-//! The anchor of a new volume. Making a volume is the one occasion on which an anchor is made.
+//! The anchor of a volume that is made, or bound anew: the occasions on which an anchor is made.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,6 @@ use sefs::error::Error;
 use sefs::keys::VolumeKey;
 
 use crate::anchor::AnchorSpec;
-use crate::key_source::KeySource;
 use crate::report::Failure;
 #[cfg(feature = "tpm")]
 use crate::tpm_anchor::{TpmAnchor, TpmPlace};
@@ -32,10 +31,10 @@ enum Made {
 
 impl NewAnchor {
     /// Makes the anchor that was asked for, if one was. The holder of `key` is who may advance it.
-    pub fn make(sources: &[KeySource], key: &VolumeKey) -> Result<NewAnchor, Failure> {
+    pub fn make(place: Option<&AnchorSpec>, key: &VolumeKey) -> Result<NewAnchor, Failure> {
         #[cfg(not(feature = "tpm"))]
         let _ = key;
-        match sources.first().and_then(|source| source.anchor.as_ref()) {
+        match place {
             None => Ok(NewAnchor { anchor: None, made: Made::Nothing, warnings: Vec::new() }),
             Some(AnchorSpec::File(path)) => NewAnchor::file(path),
             #[cfg(feature = "tpm")]

@@ -78,11 +78,11 @@ impl Located {
     }
 
     /// Finds what lets the image in: its key, or for a public image the root digest that the caller gave.
-    pub fn enter(self, key: &KeyArgs, tool: Tool) -> Result<Entry, Failure> {
+    pub fn enter(mut self, key: &KeyArgs, tool: Tool) -> Result<Entry, Failure> {
         if self.header.image != ImageType::Public {
             return self.unlock(key, tool).map(|unlocked| Entry::Unlocked(Box::new(unlocked)));
         }
-        key.refuse_unsupported()?;
+        key.refuse_contradictions()?;
         if key.has_key() {
             return Err(Failure::usage(self.path.display(), "it is public: no key authenticates it")
                 .way_out("give --root-digest and no key"));
@@ -96,8 +96,18 @@ impl Located {
             Failure::usage(self.path.display(), "it is public: only a root digest tells whether it is the right one")
                 .way_out(PIN_NEEDED)
         })?;
+        self.choose_io(key, tool)?;
         let (volume_id, crypto) = (key.volume_id.map(|id| id.0), key.crypto.unwrap_or_default());
         Ok(Entry::Pinned(Pinned { located: self, root_digest, volume_id, crypto }))
+    }
+
+    fn choose_io(&mut self, key: &KeyArgs, tool: Tool) -> Result<(), Failure> {
+        if let Some(kind) = key.io {
+            let file = self.image.file().try_clone();
+            let backend = file.and_then(|file| kind.backend(file, tool));
+            self.backend = backend.map_err(|error| Failure::io(&self.path, &error))?;
+        }
+        Ok(())
     }
 
     /// Locks the image at `path` and reads its header.
@@ -110,12 +120,13 @@ impl Located {
         Ok(Located { path: path.to_path_buf(), backend, header, image, image_use })
     }
 
-    /// Finds the key.
-    pub fn unlock(self, key: &KeyArgs, tool: Tool) -> Result<Unlocked, Failure> {
+    /// Finds the key, and from here on does I/O as is wanted.
+    pub fn unlock(mut self, key: &KeyArgs, tool: Tool) -> Result<Unlocked, Failure> {
         let source = key.key_source(&self.path)?;
         source.warnings.iter().for_each(|warning| tool.warn(warning));
-        let key = source.open_key(&self.path, &self.header, ARGON2_BYTES)?;
-        Ok(Unlocked { located: self, key, source })
+        let volume_key = source.open_key(&self.path, &self.header, ARGON2_BYTES)?;
+        self.choose_io(key, tool)?;
+        Ok(Unlocked { located: self, key: volume_key, source })
     }
 }
 

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sefs::backend::{Backend, FileBackend};
+use sefs::backend::Backend;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::image::{Image, ImageUse, lock_new};
+use crate::io::IoKind;
 use crate::occupant::{Occupant, occupant};
-use crate::report::Failure;
+use crate::report::{Failure, Tool};
 use crate::size;
 use crate::source::FileId;
 
@@ -134,9 +135,8 @@ impl Place {
 
 impl Unplaced {
     /// The blocks to make the volume in.
-    pub fn backend(&self) -> Result<Arc<dyn Backend>, Failure> {
-        let backend = self.file.try_clone().and_then(FileBackend::new).map_err(|error| self.failed(&error))?;
-        Ok(Arc::new(backend))
+    pub fn backend(&self, kind: IoKind, tool: Tool) -> Result<Arc<dyn Backend>, Failure> {
+        self.file.try_clone().and_then(|file| kind.backend(file, tool)).map_err(|error| self.failed(&error))
     }
 
     /// The file that is being filled.

@@ -24,6 +24,41 @@ use sealing::policy::{Development, PolicyError, SealPolicy};
 use crate::report::Failure;
 use crate::volume_id::decode_hex;
 
+/// What `--help` and the man pages say of `--platform`. `docs/sealing.md` has the same as a table.
+pub const HELP: &str = "\
+Take the key from a platform: from the identity of code that runs here. NAME is one of
+
+  sgx-sim   keys of the SGX SDK's simulation mode, which anybody can compute: for development
+  software  keys from a root key in a file (sealing root): for development
+  tpm       keys from a root in a TPM 2.0 (sealing tpm init), which approved boot states open; a swtpm is for development
+
+and OPTIONS are NAME=VALUE, separated by commas. On the command line they win over those of config=FILE.
+
+Of every platform:
+  policy=P          what the key binds to: mrenclave, mrsigner, noisvprodid, configid, isvfamilyid, isvextprodid, joined by +; \
+one of the first two at least [default: mrenclave; mrsigner with tpm]
+  mrenclave=HEX     the code's measurement: 64 digits
+  mrsigner=HEX      its signer: 64 digits; with tpm it is the approver of boot states, and not given
+  isvprodid=N       its product number, a part of the key unless policy has noisvprodid
+  isvsvn=N          its version: what is sealed at one does not open at a lower one
+  configid=HEX, configsvn=N, isvfamilyid=HEX, isvextprodid=HEX
+                    fields of key separation and sharing (128, 32 and 32 digits); they need kss=yes
+  debug=yes|no, kss=yes|no
+                    attributes of the code
+  config=FILE       a TOML file with options of these names
+Of sgx-sim:
+  cpusvn=default|upgraded|downgraded
+                    the processor's version
+Of software:
+  root=FILE         the root key; needed
+  cpusvn=HEX        16 versions of one byte each: 32 digits
+Of tpm:
+  config=FILE       what sealing tpm init wrote; needed
+  tcti=TCTI, port=N the way to the TPM [default: the one in config]
+  cpusvn=HEX        16 versions of one byte each: 32 digits
+
+Identities are the caller's word on these platforms. sgx, sev-snp and tdx are for code that links the library.";
+
 /// Makes the owner that `spec` names, if its platform can give keys at all.
 pub fn platform_owner(spec: &str, allow_development: bool) -> Result<PlatformOwner, Failure> {
     let owner = owner_even_locked(spec, allow_development)?;
@@ -230,7 +265,7 @@ impl Options {
             "tpm" => self.tpm(identity),
             "sgx" | "sev-snp" | "tdx" => {
                 Err(Failure::usage(&self.thing, "this release's tools cannot reach that platform")
-                    .way_out("use sgx-sim or software, or link the sealing library"))
+                    .way_out("use sgx-sim, software or tpm, or link the sealing library"))
             }
             _ => {
                 Err(Failure::usage(&self.thing, "there is no such platform").way_out("write sgx-sim, software or tpm"))
@@ -370,5 +405,61 @@ mod tests {
         assert_eq!((identity.mrenclave, identity.isv_svn, identity.has_kss()), ([0x22; 32], 5, true));
         std::fs::write(&config, "config = \"other\"\n").unwrap();
         assert!(owner(&spec).is_err());
+    }
+
+    /// `docs/sealing.md` and `--help` name every option, and none that a platform does not take.
+    #[test]
+    fn what_is_documented_is_what_there_is() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sealing.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let table = page.split("| option | platforms |").nth(1).unwrap().split("\n\n").next().unwrap();
+        let quoted = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(String::from).collect() };
+        let (mut documented, mut seen) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        for row in table.lines().filter(|row| row.starts_with("| `")) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+            for platform in quoted(cells[1]) {
+                documented.extend(quoted(cells[0]).into_iter().map(|option| (platform.clone(), option)));
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (root, config) = (folder.path().join("root"), folder.path().join("config"));
+        RootFile::create(&root, &sealing::OsRng).unwrap();
+        std::fs::write(&config, "").unwrap();
+        let (digits, root, config) = ("ab".repeat(64), root.display().to_string(), config.display().to_string());
+        for (option, value) in [
+            ("policy", "mrenclave"),
+            ("mrenclave", &digits[..64]),
+            ("mrsigner", &digits[..64]),
+            ("isvprodid", "1"),
+            ("isvsvn", "1"),
+            ("configid", &digits),
+            ("configsvn", "1"),
+            ("isvfamilyid", &digits[..32]),
+            ("isvextprodid", &digits[..32]),
+            ("debug", "yes"),
+            ("kss", "yes"),
+            ("config", &config),
+            ("cpusvn", "default"),
+            ("cpusvn", &digits[..32]),
+            ("root", &root),
+            ("tcti", "device"),
+            ("port", "1"),
+        ] {
+            assert!(HELP.contains(&format!("{option}=")), "--help lacks {option}");
+            for platform in ["sgx-sim", "software"] {
+                let mut all = BTreeMap::from([("mrenclave", &digits[..64])]);
+                if platform == "software" {
+                    all.insert("root", &root);
+                }
+                all.insert(option, value);
+                let list: Vec<String> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let answer = owner(&format!("{platform}:{}", list.join(","))).err().unwrap_or_default();
+                let one = (platform.to_string(), option.to_string());
+                assert_eq!(!answer.contains("no such option"), documented.contains(&one), "{one:?}: {answer}");
+                seen.insert(one);
+            }
+        }
+        // A TPM's are tried where there is one.
+        assert!(documented.difference(&seen).all(|(platform, _)| platform == "tpm"), "{documented:?}");
     }
 }

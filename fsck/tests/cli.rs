@@ -20,3 +20,5 @@ mod repair;
 mod sealing;
 #[path = "cli/speech.rs"]
 mod speech;
+#[path = "cli/stories.rs"]
+mod stories;

@@ -142,6 +142,60 @@ fn unhex(text: &str) -> Vec<u8> {
     text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
+/// The story of a volume with a slot in the TPM and recovery shares: a boot state that nobody approved is refused and named,
+/// two of three shares open meanwhile, the approval opens it again, and when the TPM is cleared the shares give it a new root.
+#[test]
+fn a_volume_outlives_updates_and_its_tpm() {
+    let bench = Bench::new();
+    bench.init();
+    std::fs::create_dir(bench.path("from")).unwrap();
+    std::fs::write(bench.path("from/file"), "first").unwrap();
+    std::fs::create_dir(bench.path("shares")).unwrap();
+    ok(bench.mkfs(&format!("image --size 16M --from from {OWNER}")));
+    let alone = ok(bench.sealing("doctor image --simulate new-mrenclave"));
+    assert!(alone.contains("nothing changes"), "it is bound to the approver: {alone}");
+    refused(bench.sealing("doctor image --simulate tpm-clear"), &["WOULD NO LONGER OPEN"]);
+    ok(bench.sealing(&format!("slots add image {OWNER} --shares 2/3 --share-dir shares")));
+    for change in ["tpm-clear", "pcr-change"] {
+        let told = ok(bench.sealing(&format!("doctor image --simulate {change}")));
+        assert!(told.contains("1 platform slots are lost, 1 others still open it"), "{change}: {told}");
+    }
+    assert!(ok(bench.sealing("doctor image --simulate cpusvn+1")).contains("nothing changes"));
+    let with_tpm = || bench.debug(&format!("image {OWNER} cat /file"));
+    let with_shares = |first: u8, second: u8| {
+        bench.debug(&format!("image --share-file shares/share-{first} --share-file shares/share-{second} cat /file"))
+    };
+    assert_eq!(ok(with_shares(1, 3)), "first");
+    ok(with_tpm());
+
+    // A change of a PCR that nobody approved.
+    bench.tpm.extend(7, 0xab);
+    refused(with_tpm(), &["not approved", "PCR 7 is ", "sealing tpm approve"]);
+    refused(
+        bench.sealing(&format!("explain image {OWNER}")),
+        &["slot 0: does not open", "PCR 7: sealed 0000", ", here "],
+    );
+    assert_eq!(ok(with_shares(1, 2)), "first");
+    refused(bench.debug("image --share-file shares/share-1 ls /"), &["2 shares are needed, 1 given"]);
+    // One that was.
+    ok(bench.sealing("tpm approve --config root.toml --signing-key approver"));
+    ok(with_tpm());
+
+    // The TPM is cleared: the message says so and what to do, the other slot opens, and the shares bring a new root in.
+    bench.tpm.tool("tpm2_clear", &["-c", "p"]);
+    refused(with_tpm(), &["another TPM, or it was cleared", "use another key slot"]);
+    assert_eq!(ok(with_shares(2, 3)), "first");
+    let tcti = bench.tpm.tcti();
+    ok(bench.sealing(&format!("tpm init --config next.toml --signing-key approver --pcrs 0,7 --tcti {tcti}")));
+    let next = "--new-platform tpm:config=next.toml --allow-development --slot 0";
+    let shares = "--share-file shares/share-1 --share-file shares/share-2";
+    let told = ok(bench.sealing(&format!("recover image {shares} {next}")));
+    assert!(told.contains("sealing slots test image --platform tpm:config=next.toml"), "{told}");
+    let opened = ok(bench.debug("image --platform tpm:config=next.toml --allow-development cat /file"));
+    assert!(opened.starts_with("first"), "{opened}");
+    refused(with_tpm(), &["cleared"]);
+}
+
 #[test]
 fn a_cleared_tpm_costs_its_slot_and_no_more() {
     let bench = Bench::new();
@@ -220,11 +274,31 @@ fn an_anchor_in_a_tpm_refuses_yesterdays_volume() {
     ok(bench.mkfs("foreign --size 16M --key-file key"));
     refused(open("foreign"), &["another key writes it"]);
 
+    // An operator asks which of the two is old, and what is left of the TPM's memory.
+    let check = |image: &str| bench.sealing(&format!("anchor check {image} --key-file key --anchor {anchor}"));
+    assert!(ok(check("image")).contains(": equal; the anchor names this very state"));
+    refused(check("yesterday"), &["image is at ", "anchor at ", ": behind; the image was rolled back"]);
+    refused(bench.sealing(&format!("anchor show {anchor}")), &["--image"]);
+    let shown = ok(bench.sealing(&format!("anchor show {anchor} --image image --key-file key")));
+    assert!(shown.contains("(content)") && shown.contains("of some 100000 writes"), "{shown}");
+
     bench.tpm.tool("tpm2_nvundefine", &["0x1500017", "-C", "o"]);
+    refused(check("image"), &["does not exist"]);
     refused(open("image"), &["does not exist", "opening never creates"]);
     let attributes = "policywrite|authread|no_da";
     bench.tpm.tool("tpm2_nvdefine", &["0x1500017", "-C", "o", "-s", "48", "-a", attributes]);
     refused(open("image"), &["not the one that was made"]);
+
+    // The volume goes over to an anchor of its own choice: said outright, for nothing tells any more how old the image is.
+    let next = anchor.replace("1500016", "1500030");
+    let make = |more: &str| bench.sealing(&format!("anchor make image --key-file key --new-anchor {next} {more}"));
+    refused(make(""), &["anchor"]);
+    let made = ok(make("--abandon-anchor"));
+    for part in ["two cells of the TPM's memory", "100000 writes", "a program (development)", "(checkpoint)"] {
+        assert!(made.contains(part), "'{part}' is missing: {made}");
+    }
+    ok(bench.debug(&format!("image --key-file key --anchor {next} ls /")));
+    refused(bench.debug(&format!("yesterday --key-file key --anchor {next} ls /")), &["anchor"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -43,6 +44,24 @@ fn what_is_written_is_there_at_the_next_mount() {
     assert_eq!((after.ino(), after.nlink(), after.mode()), (before.ino(), 2, 0o100_640));
     assert_eq!((after.mtime(), after.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
     assert_eq!(fs::metadata(mount.path("")).unwrap().nlink(), 3);
+}
+
+#[test]
+fn every_way_of_doing_io_mounts_the_same_volume() {
+    on_stage!(stage);
+    for (number, io) in ["sync", "uring", "uring-direct"].into_iter().enumerate() {
+        let mount = stage.mount(&["-o", &format!("io={io}")]);
+        let content: Vec<u8> = (0..3 << 20).map(|at: u32| (at / 1000) as u8 ^ number as u8).collect();
+        fs::write(mount.path(io), &content).unwrap();
+        fs::File::open(mount.path(io)).unwrap().sync_all().unwrap();
+        for earlier in fs::read_dir(mount.path("")).unwrap() {
+            assert_eq!(fs::read(earlier.unwrap().path()).unwrap().len(), content.len());
+        }
+        mount.umount();
+        let mount = stage.mount(&[]);
+        assert!(fs::read(mount.path(io)).unwrap() == content, "{io}");
+        mount.umount();
+    }
 }
 
 #[test]
@@ -487,4 +506,52 @@ fn a_full_volume_says_so_and_recovers() {
     mount.umount();
     let mount = stage.mount(&[]);
     assert_eq!(fs::read(mount.path("small")).unwrap(), vec![6; 1 << 20]);
+}
+
+/// The key is a platform's, the anchor a file: what opens, what does not, and yesterday's copy, with the real mount.
+#[test]
+fn a_platform_and_an_anchor_guard_a_mount() {
+    on_stage!(stage);
+    let (image, yesterday, point) = (stage.outside("sealed"), stage.outside("yesterday"), stage.point());
+    let anchor = format!("file:{}", stage.outside("anchor").display());
+    let code = |digit: &str, version| format!("sgx-sim:mrenclave={},isvsvn={version}", digit.repeat(64));
+    let trust = |code: String| {
+        ["--platform".to_string(), code, "--allow-development".into(), "--anchor".into(), anchor.clone()]
+    };
+    let made = ["mkfs.sefs".to_string(), image.display().to_string(), "--size".into(), "32M".into(), "-q".into()];
+    let made: Vec<std::ffi::OsString> =
+        made.into_iter().chain(trust(code("1", 2))).map(std::ffi::OsString::from).collect();
+    assert_eq!(sefs_tools::mkfs::run(&made), std::process::ExitCode::SUCCESS);
+    let mount = |image: &Path, code: String| {
+        let tool =
+            Command::new(env!("CARGO_BIN_EXE_mount-sefs")).arg(image).arg(&point).args(trust(code)).output().unwrap();
+        (tool.status.success(), String::from_utf8_lossy(&tool.stderr).into_owned())
+    };
+    let umount = || {
+        assert!(Command::new("umount").arg(&point).status().unwrap().success());
+        // Whoever gets the lock knows that the server has written all.
+        drop(sefs_tools::Image::open(&image, sefs_tools::ImageUse::ReadWrite).unwrap());
+    };
+    let mounted = |code: String| {
+        let (done, said) = mount(&image, code);
+        assert!(done && said.contains("its keys are no secret"), "{said}");
+    };
+    mounted(code("1", 2));
+    fs::write(point.join("file"), "first").unwrap();
+    umount();
+    fs::copy(&image, &yesterday).unwrap();
+    mounted(code("1", 3));
+    assert_eq!(fs::read(point.join("file")).unwrap(), b"first");
+    fs::write(point.join("file"), "second").unwrap();
+    umount();
+
+    let (done, said) = mount(&yesterday, code("1", 2));
+    assert!(!done && said.contains("rolled back") && said.contains("put the newest image back"), "{said}");
+    for other in [code("1", 1), code("2", 2)] {
+        let (done, said) = mount(&image, other);
+        assert!(!done && said.contains("wrong key"), "{said}");
+    }
+    mounted(code("1", 2));
+    assert_eq!(fs::read(point.join("file")).unwrap(), b"second");
+    umount();
 }

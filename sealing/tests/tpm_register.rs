@@ -189,6 +189,8 @@ fn the_judge_computes_the_same_policy_and_name() {
 struct Wire {
     port: u16,
     seen: Arc<Mutex<Vec<u8>>>,
+    /// The commands' codes, and the handle that follows each.
+    commands: Arc<Mutex<Vec<(u32, u32)>>>,
     /// Flips a bit of the answer to the command with this code.
     flip: Arc<Mutex<Option<u32>>>,
 }
@@ -202,20 +204,27 @@ impl Wire {
                 Some((first, TcpListener::bind(("127.0.0.1", next)).ok()?))
             })
             .unwrap();
-        let wire = Wire { port: commands.local_addr().unwrap().port(), seen: Arc::default(), flip: Arc::default() };
+        let port = commands.local_addr().unwrap().port();
+        let wire = Wire { port, seen: Arc::default(), commands: Arc::default(), flip: Arc::default() };
         for (listener, to) in [(commands, tpm.port()), (control, tpm.port() + 1)] {
-            let (seen, flip) = (wire.seen.clone(), wire.flip.clone());
+            let parts = (wire.seen.clone(), wire.commands.clone(), wire.flip.clone());
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
-                    let (seen, flip) = (seen.clone(), flip.clone());
-                    std::thread::spawn(move || Wire::pass(stream.unwrap(), to, &seen, &flip));
+                    let (seen, commands, flip) = parts.clone();
+                    std::thread::spawn(move || Wire::pass(stream.unwrap(), to, &seen, &commands, &flip));
                 }
             });
         }
         wire
     }
 
-    fn pass(mut near: TcpStream, to: u16, seen: &Mutex<Vec<u8>>, flip: &Mutex<Option<u32>>) {
+    fn pass(
+        mut near: TcpStream,
+        to: u16,
+        seen: &Mutex<Vec<u8>>,
+        commands: &Mutex<Vec<(u32, u32)>>,
+        flip: &Mutex<Option<u32>>,
+    ) {
         let Ok(mut far) = TcpStream::connect(("127.0.0.1", to)) else { return };
         let mut buffer = [0; 8192];
         loop {
@@ -224,7 +233,10 @@ impl Wire {
                 Ok(count) => count,
             };
             seen.lock().unwrap().extend_from_slice(&buffer[..asked]);
-            let code = buffer[..asked].get(6..10).map(|code| u32::from_be_bytes(code.try_into().unwrap()));
+            let word =
+                |at: usize| buffer[..asked].get(at..at + 4).map(|word| u32::from_be_bytes(word.try_into().unwrap()));
+            let code = word(6);
+            commands.lock().unwrap().extend(code.zip(word(10)));
             far.write_all(&buffer[..asked]).unwrap();
             let answered = match far.read(&mut buffer) {
                 Ok(0) | Err(_) => return,
@@ -243,6 +255,10 @@ impl Wire {
         self.seen.lock().unwrap().windows(bytes.len()).any(|window| window == bytes)
     }
 
+    fn count(&self, command: u32, wanted: impl Fn(u32) -> bool) -> usize {
+        self.commands.lock().unwrap().iter().filter(|(code, handle)| *code == command && wanted(*handle)).count()
+    }
+
     fn tcti(&self) -> Tcti {
         format!("swtpm:127.0.0.1:{}", self.port).parse().unwrap()
     }
@@ -250,6 +266,10 @@ impl Wire {
 
 const UNSEAL: u32 = 0x015e;
 const NV_READ: u32 = 0x014e;
+const CREATE_PRIMARY: u32 = 0x0131;
+const START_AUTH_SESSION: u32 = 0x0176;
+/// TPM_RH_NULL, where a session that is not salted has its key.
+const NO_KEY: u32 = 0x4000_0007;
 
 #[test]
 fn whoever_is_on_the_wire_neither_reads_a_root_nor_changes_an_answer() {
@@ -261,6 +281,12 @@ fn whoever_is_on_the_wire_neither_reads_a_root_nor_changes_an_answer() {
     let opened = root.open().unwrap();
     assert!(wire.saw(&root.public[..]), "the wire sees what goes over it");
     assert!(!wire.saw(&opened.expose()[..16]), "the root was sent in plain");
+    // Encryption under a key that everybody can compute would look the same. Only the one session in which the storage key is
+    // made, for which there is none yet, has no salt.
+    let unsalted = wire.count(START_AUTH_SESSION, |key| key == NO_KEY);
+    assert_eq!(unsalted, wire.count(CREATE_PRIMARY, |_| true), "sessions without a salt");
+    // To seal, to load, to unseal.
+    assert_eq!(wire.count(START_AUTH_SESSION, |key| key != NO_KEY), 3);
     *wire.flip.lock().unwrap() = Some(UNSEAL);
     assert!(matches!(root.open(), Err(TpmError::Refused { command: "to unseal the root", .. })));
     // What a connection that lost trust could not take along; a resource manager does that.

@@ -88,9 +88,12 @@ fn every_sabotage_says_what_it_removes_and_who_must_notice() {
         assert!(lines.next().is_some_and(|line| line.starts_with("Removes: ")), "{name}: what does it remove?");
         let test = lines.next().and_then(|line| line.strip_prefix("Test: "));
         let words: Vec<&str> = test.unwrap_or_else(|| panic!("{name}: who must notice?")).split(' ').collect();
-        let (package, target) = match words[..] {
-            ["-p", package, target, ..] => (package, target),
-            [target, ..] => ("sefs-tests", target),
+        let (package, rest) = match words[..] {
+            ["-p", package, ref rest @ ..] => (package, rest),
+            ref rest => ("sefs-tests", rest),
+        };
+        let target = match rest {
+            ["--features", _, target, ..] | [target, ..] => *target,
             [] => panic!("{name}: who must notice?"),
         };
         let folder = match package {

@@ -162,10 +162,6 @@ fn what_is_not_supported_says_so() {
     let folder = Folder::new();
     let args = KeyArgs { platform: Some("tpm:slot=3".into()), ..KeyArgs::default() };
     assert!(folder.read(&args).err().unwrap().starts_with("--platform tpm: "));
-    let args = KeyArgs { root_digest: Some("00".into()), ..KeyArgs::default() };
-    assert!(folder.read(&args).err().unwrap().contains("packed images are not supported"));
-    let args = KeyArgs { io: Some(IoKind::Uring), ..KeyArgs::default() };
-    assert!(folder.read(&args).err().unwrap().contains("use --io sync"));
 }
 
 #[test]
@@ -174,13 +170,16 @@ fn mount_options_of_the_same_names() {
     assert_eq!(args.take_option("key-file", Some("/k")), Ok(true));
     assert_eq!(args.take_option("anchor", Some("file:/a")), Ok(true));
     assert_eq!(args.take_option("abandon-anchor", None), Ok(true));
+    assert!(args.take_option("root-digest", Some("00")).unwrap_err().to_string().contains("64 hex digits"));
+    assert_eq!(args.take_option("root-digest", Some(&"0a".repeat(32))), Ok(true));
+    assert_eq!(args.root_digest.unwrap().0, [10; 32]);
     assert_eq!(args.take_option("allow_other", None), Ok(false));
     assert_eq!(args.take_option("allow-development", None), Ok(true));
     assert_eq!(args.take_option("io", Some("sync")), Ok(true));
     assert_eq!(args.take_option("crypto", Some("rustcrypto")), Ok(true));
     assert_eq!(args.crypto, Some(CryptoKind::Rustcrypto));
     assert!(args.take_option("crypto", Some("openssl")).unwrap_err().to_string().contains("aws-lc or rustcrypto"));
-    assert!(args.take_option("io", Some("fast")).unwrap_err().to_string().contains("sync or uring"));
+    assert!(args.take_option("io", Some("fast")).unwrap_err().to_string().contains("sync, uring or uring-direct"));
     assert_eq!(args.take_option("share-file", Some("/1")), Ok(true));
     assert_eq!(args.take_option("share-file", Some("/2")), Ok(true));
     assert_eq!((args.allow_development, args.share_file.len()), (true, 2));

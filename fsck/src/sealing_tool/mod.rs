@@ -3,8 +3,10 @@
 //! It lives with the tools because it joins the `sealing` crate, which knows nothing of volumes, and `sefs`, which knows
 //! nothing of platforms. See decision 8.
 
+mod anchor;
 mod data;
 mod doctor;
+mod recover;
 mod slots;
 mod tpm;
 mod upgrade;
@@ -77,6 +79,14 @@ enum Command {
     },
     /// Hand a volume over to the code that an approved manifest names
     Migrate(upgrade::MigrateArgs),
+    /// Open a volume with recovery shares and give it a new key, in one step
+    ///
+    /// For when everything else is lost. Any T of the N shares will do; sealing verify-shares checks them first. What is to be
+    /// done afterwards is printed. The image of an anchored volume needs its --anchor too, or --abandon-anchor if that is lost.
+    Recover(recover::RecoverArgs),
+    /// Anchors: what keeps a volume from being rolled back
+    #[command(subcommand)]
+    Anchor(anchor::AnchorCommand),
     /// A root key in a TPM, for the platform tpm
     #[command(subcommand)]
     Tpm(tpm::TpmCommand),
@@ -86,7 +96,7 @@ enum Command {
 #[derive(Args, Debug)]
 struct PlatformArgs {
     /// The platform: sgx-sim, software or tpm, with options as mrenclave=HEX,policy=mrsigner,config=FILE
-    #[arg(long, value_name = "NAME[:OPTIONS]")]
+    #[arg(long, value_name = "NAME[:OPTIONS]", long_help = crate::platform_source::HELP)]
     platform: String,
     /// Use a platform for development, whose keys are no secret
     #[arg(long)]
@@ -155,6 +165,8 @@ impl Sealing {
             Command::Approve(args) => self.approve(args),
             Command::ApproverKey { signing_key } => self.approver_key(signing_key),
             Command::Migrate(args) => self.migrate(args),
+            Command::Recover(args) => self.recover(args),
+            Command::Anchor(command) => self.anchor(command),
             Command::Tpm(command) => self.tpm(command),
         }
     }

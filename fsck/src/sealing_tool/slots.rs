@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use sealing::approval::Approvers;
-use sealing::shares::Share;
-use sealing::{Argon2Cost, Key, OsRng, PlatformOwner, SigningKey, SlotKind, set_of_slot, wrap_shares};
-use sefs::format::{KeySlot, MAX_KEY_SLOTS};
+use sealing::shares::{Share, ShareSet};
+use sealing::{Argon2Cost, Key, OsRng, PlatformOwner, SigningKey, SlotKind, SlotSecret, set_of_slot, wrap_shares};
+use sefs::format::{Header, KeySlot, MAX_KEY_SLOTS};
 use sefs::vfs::Volume;
 use serde_json::{Value, json};
 
@@ -77,10 +77,13 @@ pub(super) struct RotateArgs {
 /// The owner of a new slot: exactly one.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "New slot")]
-struct NewSlot {
+pub(super) struct NewSlot {
     /// A key file: 32 bytes, or 64 hex digits
     #[arg(long, value_name = "FILE")]
     new_key_file: Option<PathBuf>,
+    /// A key file that is made now, with a random key in it; it must not exist yet
+    #[arg(long, value_name = "FILE")]
+    make_key_file: Option<PathBuf>,
     /// A passphrase, without one newline at its end
     #[arg(long, value_name = "FILE")]
     new_passphrase_file: Option<PathBuf>,
@@ -162,6 +165,24 @@ impl Sealing {
         old: Option<usize>,
         new: Option<&NewSlot>,
     ) -> Result<bool, Failure> {
+        let slots = self.changed(image, key, old, new)?;
+        if old.is_some() {
+            TOOL.warn(NOT_REVOKED);
+        }
+        self.say(json!({"image": image, "slots": numbered(&slots)}), || {
+            let labels: Vec<String> = slots.iter().map(slot_label).collect();
+            format!("{}: key slots: {}", image.display(), labels.join(", "))
+        })
+    }
+
+    /// The same, without a word about success: the slots that the volume has then.
+    pub(super) fn changed(
+        &self,
+        image: &Path,
+        key: &KeyArgs,
+        old: Option<usize>,
+        new: Option<&NewSlot>,
+    ) -> Result<Vec<KeySlot>, Failure> {
         let unlocked = Located::open(image, ImageUse::ReadWrite)?.unlock(key, TOOL)?;
         let volume = unlocked.volume()?;
         let mut slots = volume.header().slots.clone();
@@ -186,19 +207,13 @@ impl Sealing {
             (None, Some(slot)) => slots.push(slot),
             (None, None) => {}
         }
-        // Shares are durable before the slot that needs them, so that no slot is left without.
-        made.write_shares()?;
+        // What opens a slot is durable before the slot, so that none is left without.
+        made.write_secrets()?;
         let slots = commit(&unlocked, volume, slots)?;
-        if old.is_some() {
-            TOOL.warn(NOT_REVOKED);
-        }
         if slots.len() == 1 {
             TOOL.warn("this volume has a single key; whoever loses it loses the data: add another slot");
         }
-        self.say(json!({"image": image, "slots": numbered(&slots)}), || {
-            let labels: Vec<String> = slots.iter().map(slot_label).collect();
-            format!("{}: key slots: {}", image.display(), labels.join(", "))
-        })
+        Ok(slots)
     }
 
     pub(super) fn verify_shares(&mut self, args: &VerifySharesArgs) -> Result<bool, Failure> {
@@ -220,14 +235,7 @@ impl Sealing {
         }
         if let Some(image) = &args.image {
             let located = Located::open(image, ImageUse::ReadOnly)?;
-            let has =
-                located.header.slots.iter().any(|slot| {
-                    slot.kind == SlotKind::Shares.number() && set_of_slot(&slot.body).as_ref() == Some(&set)
-                });
-            if !has {
-                return Err(Failure::new(image.display(), "it has no slot for these shares")
-                    .way_out("the slot was removed or replaced, or the shares are another volume's"));
-            }
+            demand_slot(image, &located.header, &set)?;
         }
         let mut indices: Vec<u8> = shares.iter().map(Share::index).collect();
         indices.sort_unstable();
@@ -250,16 +258,40 @@ impl Sealing {
     }
 }
 
-/// A slot that was made, and the shares that open it.
+/// Demands that these shares are of this volume, and that it has a slot for them still. A hint, for the header is not authentic.
+pub(super) fn demand_slot(image: &Path, header: &Header, set: &ShareSet) -> Result<(), Failure> {
+    let (theirs, its) = (VolumeId(set.volume_id), VolumeId(header.volume_id));
+    if set.volume_id != header.volume_id {
+        return Err(Failure::new(
+            image.display(),
+            format!("it has no slot for these shares, which are of volume {theirs}"),
+        )
+        .way_out(format!("this is volume {its}: bring its own")));
+    }
+    let is_theirs =
+        |slot: &KeySlot| slot.kind == SlotKind::Shares.number() && set_of_slot(&slot.body).as_ref() == Some(set);
+    if header.slots.iter().any(is_theirs) {
+        return Ok(());
+    }
+    Err(Failure::new(image.display(), "it has no slot for these shares")
+        .way_out("the slot was removed or replaced: newer shares open it, or another key"))
+}
+
+/// A slot that was made, and what opens it.
 #[derive(Default)]
 struct Made {
     slot: Option<KeySlot>,
     shares: Vec<Share>,
     directory: PathBuf,
+    key_file: Option<(PathBuf, Key)>,
 }
 
 impl Made {
-    fn write_shares(&self) -> Result<(), Failure> {
+    fn write_secrets(&self) -> Result<(), Failure> {
+        if let Some((path, key)) = &self.key_file {
+            let text = zeroize::Zeroizing::new(format!("{}\n", *zeroize::Zeroizing::new(hex(key.expose()))));
+            write_file(path, text.as_bytes())?;
+        }
         for share in &self.shares {
             let text =
                 zeroize::Zeroizing::new(format!("{SHARE_PREFIX}{}\n", *zeroize::Zeroizing::new(hex(&share.encode()))));
@@ -274,13 +306,14 @@ impl NewSlot {
         let id = VolumeId(unlocked.located.header.volume_id);
         let given = [
             self.new_key_file.is_some(),
+            self.make_key_file.is_some(),
             self.new_passphrase_file.is_some(),
             self.new_platform.is_some(),
             self.shares.is_some(),
         ];
         if given.iter().filter(|given| **given).count() != 1 {
             return Err(Failure::usage("new slot", "exactly one owner is needed")
-                .way_out("give --new-key-file, --new-passphrase-file, --new-platform or --shares"));
+                .way_out("give --new-key-file, --make-key-file, --new-passphrase-file, --new-platform or --shares"));
         }
         if let Some(shares) = &self.shares {
             return self.deal(shares, unlocked, &id);
@@ -289,6 +322,15 @@ impl NewSlot {
             let owner = owner(spec, allow_development)?;
             let slot = platform_slot(&owner, unlocked, &id, self.approvers()?.as_ref())?;
             return Ok(Made { slot: Some(slot), ..Made::default() });
+        }
+        if let Some(path) = &self.make_key_file {
+            let key = random_key()?;
+            let secret = SlotSecret::RawKey(Key::from_bytes(key.expose()));
+            let body =
+                sealing::wrap(&secret, &Key::from_bytes(unlocked.key.expose()), &id.0, &Argon2Cost::DEFAULT, &OsRng)
+                    .map_err(|error| Failure::new("--make-key-file", error).way_out("try again"))?;
+            let slot = Some(KeySlot { kind: SlotKind::RawKey.number(), body });
+            return Ok(Made { slot, key_file: Some((path.clone(), key)), ..Made::default() });
         }
         let args = KeyArgs {
             key_file: self.new_key_file.clone(),
@@ -299,6 +341,17 @@ impl NewSlot {
         source.warnings.iter().for_each(|warning| TOOL.warn(warning));
         let slot = source.slot_for(&unlocked.key, &id, &Argon2Cost::DEFAULT)?;
         Ok(Made { slot: Some(slot), ..Made::default() })
+    }
+
+    /// How the new slot is named where a key is asked for.
+    pub(super) fn as_key(&self) -> String {
+        let file = |option: &str, path: &Path| format!("{option} {}", path.display());
+        match (&self.new_key_file, &self.make_key_file, &self.new_passphrase_file, &self.new_platform) {
+            (Some(path), ..) | (None, Some(path), ..) => file("--key-file", path),
+            (.., Some(path), _) => file("--passphrase-file", path),
+            (.., Some(spec)) => format!("--platform {spec}"),
+            _ => "--share-file …".to_string(),
+        }
     }
 
     fn approvers(&self) -> Result<Option<Approvers>, Failure> {
@@ -316,18 +369,18 @@ impl NewSlot {
             .ok_or_else(|| Failure::usage("--shares", format!("'{text}' is not T/N")).way_out("write 2/3, for one"))?;
         let dealer = match &self.signing_key {
             Some(path) => signing_key(path)?,
-            None => {
-                let fresh = Key::random(&OsRng);
-                let fresh = fresh.map_err(|_| Failure::new("random generator", "it failed").way_out("try again"))?;
-                SigningKey::from_bytes(fresh.expose())
-            }
+            None => SigningKey::from_bytes(random_key()?.expose()),
         };
         let key = Key::from_bytes(unlocked.key.expose());
         let (shares, body) = wrap_shares(&key, &id.0, threshold, count, &dealer, &OsRng)
             .map_err(|error| Failure::usage("--shares", error).way_out("write 2/3, for one"))?;
         let directory = self.share_dir.clone().unwrap_or_default();
-        Ok(Made { slot: Some(KeySlot { kind: SlotKind::Shares.number(), body }), shares, directory })
+        Ok(Made { slot: Some(KeySlot { kind: SlotKind::Shares.number(), body }), shares, directory, key_file: None })
     }
+}
+
+fn random_key() -> Result<Key, Failure> {
+    Key::random(&OsRng).map_err(|_| Failure::new("random generator", "it failed").way_out("try again"))
 }
 
 /// Writes the slots and closes the volume.

@@ -36,6 +36,18 @@ fn two_sources_make_two_slots_and_either_opens() {
 }
 
 #[test]
+fn every_way_of_doing_io_makes_the_same_volume() {
+    let bench = Bench::new();
+    for io in ["sync", "uring", "uring-direct"] {
+        bench.mkfs(&["a", "--size", "16M", "--key-file", "key", "--force", "--io", io]).succeeded();
+        for other in ["sync", "uring", "uring-direct"] {
+            bench.fsck(&["a", "--key-file", "key", "--scrub", "--io", other]).succeeded();
+        }
+    }
+    bench.mkfs(&["b", "--size", "16M", "--key-file", "key", "--io", "fast"]).refused(1, &["fast", "uring"]);
+}
+
+#[test]
 fn label_and_id_are_as_given() {
     let bench = Bench::new();
     let id = "0f8e4a52-7c1d-4b39-9a60-5d3c2b1e8f74";

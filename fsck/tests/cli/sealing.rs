@@ -5,14 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::bench::{Bench, DEBUG, FSCK, MKFS, Ran};
 
-const SEALING: &str = env!("CARGO_BIN_EXE_sealing");
+pub(crate) const SEALING: &str = env!("CARGO_BIN_EXE_sealing");
 
-fn code(digit: char, isvsvn: u16) -> String {
+pub(crate) fn code(digit: char, isvsvn: u16) -> String {
     let signer = "5".repeat(64);
     format!("sgx-sim:mrenclave={},mrsigner={signer},isvsvn={isvsvn}", digit.to_string().repeat(64))
 }
 
-fn signer(isvsvn: u16) -> String {
+pub(crate) fn signer(isvsvn: u16) -> String {
     format!("{},policy=mrsigner", code('9', isvsvn))
 }
 
@@ -22,7 +22,7 @@ impl Bench {
     }
 
     /// The arguments with a platform for development, which is allowed.
-    fn on(&self, program: &str, args: &[&str], platform: &str) -> Ran {
+    pub(crate) fn on(&self, program: &str, args: &[&str], platform: &str) -> Ran {
         // A subcommand's own arguments come last with debug.sefs, the key's first.
         let (first, rest) = if program == DEBUG { args.split_at(1) } else { args.split_at(args.len()) };
         self.run(program, &[first, &["--platform", platform, "--allow-development"], rest].concat())

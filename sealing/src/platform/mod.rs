@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! sgx_sim, software, tpm, sgx, snp ─► egetkey (checks, derivation) ─► key_request, identity
+//! tdx (a request, as yet without a platform)
 //! ```
 //! One identity model serves all of them: SGX's, for it is the richest. What another platform cannot bind, it refuses.
 //!
@@ -16,6 +17,7 @@ pub mod sgx;
 pub mod sgx_sim;
 pub mod snp;
 pub mod software;
+pub mod tdx;
 #[cfg(feature = "tpm")]
 pub mod tpm;
 

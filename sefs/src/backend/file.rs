@@ -48,12 +48,13 @@ impl FileBackend {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a regular file nor a block device"));
         }
-        let (sequential, buffers) = (Mutex::new((0, 0)), BufferPool::new());
+        let (sequential, buffers) = (Mutex::new((0, 0)), BufferPool::new(1));
         Ok(FileBackend { file, regular: kind.is_file(), sequential, buffers })
     }
 
-    /// Starts writeback when enough was written in one piece. Advice that is not taken costs nothing but time.
-    fn hand_over(&self, offset_bytes: u64, len_bytes: usize) {
+    /// Starts writeback when enough was written in one piece; for backends that write to the same file by other means. Advice
+    /// that is not taken costs nothing but time.
+    pub fn hand_over(&self, offset_bytes: u64, len_bytes: usize) {
         let end = offset_bytes.saturating_add(u64::try_from(len_bytes).unwrap_or(u64::MAX));
         let (from, to) = {
             let mut sequential = self.sequential.lock();

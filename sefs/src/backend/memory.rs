@@ -25,7 +25,7 @@ struct Memory {
 impl MemoryBackend {
     /// A backend of zeros.
     pub fn new(len_bytes: u64) -> MemoryBackend {
-        MemoryBackend { memory: RwLock::new(Memory { len_bytes, pages: BTreeMap::new() }), buffers: BufferPool::new() }
+        MemoryBackend { memory: RwLock::new(Memory { len_bytes, pages: BTreeMap::new() }), buffers: BufferPool::new(1) }
     }
 
     /// Bytes of memory that the content takes.

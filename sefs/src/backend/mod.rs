@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 #[cfg(feature = "std")]
 pub use file::FileBackend;
 pub use memory::MemoryBackend;
+pub use pool::BufferPool;
 
 pub use crate::error::{BackendError, BackendOperation};
 
@@ -22,6 +23,8 @@ pub use crate::error::{BackendError, BackendOperation};
 #[derive(Default)]
 pub struct HostBuf {
     memory: Vec<u8>,
+    /// Where in it the buffer begins.
+    start: usize,
     /// How much of it is in use; never more than there is.
     len_bytes: usize,
 }
@@ -29,17 +32,24 @@ pub struct HostBuf {
 impl HostBuf {
     /// A buffer of `len_bytes` zeros in ordinary memory.
     pub fn zeroed(len_bytes: usize) -> HostBuf {
-        HostBuf { memory: alloc::vec![0; len_bytes], len_bytes }
+        HostBuf { memory: alloc::vec![0; len_bytes], start: 0, len_bytes }
+    }
+
+    /// A buffer of `len_bytes` zeros whose address is a multiple of `alignment`, a power of two, as direct I/O wants it.
+    pub fn aligned(len_bytes: usize, alignment: usize) -> HostBuf {
+        let memory = alloc::vec![0; len_bytes + alignment - 1];
+        let start = memory.as_ptr().addr().wrapping_neg() & (alignment - 1);
+        HostBuf { memory, start, len_bytes }
     }
 
     /// The bytes, to be copied out once before they are trusted.
     pub fn bytes(&self) -> &[u8] {
-        &self.memory[..self.len_bytes]
+        &self.memory[self.start..self.start + self.len_bytes]
     }
 
     /// The bytes, to be filled with ciphertext.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[..self.len_bytes]
+        &mut self.memory[self.start..self.start + self.len_bytes]
     }
 }
 

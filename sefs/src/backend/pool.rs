@@ -11,7 +11,8 @@ use super::HostBuf;
 use crate::sync::Mutex;
 
 /// Buffers of a few sizes, kept until they are wanted again.
-pub(super) struct BufferPool {
+pub struct BufferPool {
+    alignment: usize,
     shelves: [Mutex<Vec<HostBuf>>; SIZES.len()],
 }
 
@@ -29,24 +30,27 @@ const _: () = {
 };
 
 impl BufferPool {
-    pub(super) fn new() -> BufferPool {
-        BufferPool { shelves: core::array::from_fn(|_| Mutex::new(Vec::new())) }
+    /// An empty pool of buffers whose addresses are multiples of `alignment`, a power of two; 1 for any.
+    pub fn new(alignment: usize) -> BufferPool {
+        BufferPool { alignment, shelves: core::array::from_fn(|_| Mutex::new(Vec::new())) }
     }
 
     /// A buffer of `len_bytes` with something in it.
-    pub(super) fn take(&self, len_bytes: usize) -> HostBuf {
+    pub fn take(&self, len_bytes: usize) -> HostBuf {
         let Some(shelf) = SIZES.iter().position(|(size, _)| len_bytes <= *size) else {
-            return HostBuf::zeroed(len_bytes);
+            return HostBuf::aligned(len_bytes, self.alignment);
         };
         let kept = self.shelves[shelf].lock().pop();
-        let mut buf = kept.unwrap_or_else(|| HostBuf::zeroed(SIZES[shelf].0));
+        let mut buf = kept.unwrap_or_else(|| HostBuf::aligned(SIZES[shelf].0, self.alignment));
         buf.len_bytes = len_bytes;
         buf
     }
 
     /// Keeps a buffer, or frees it.
-    pub(super) fn put(&self, buf: HostBuf) {
-        let Some(shelf) = SIZES.iter().position(|(size, _)| buf.memory.len() == *size) else { return };
+    pub fn put(&self, buf: HostBuf) {
+        let Some(shelf) = SIZES.iter().position(|(size, _)| buf.memory.len() == size + self.alignment - 1) else {
+            return;
+        };
         let mut kept = self.shelves[shelf].lock();
         if kept.len() < SIZES[shelf].1 {
             kept.push(buf);
@@ -60,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_in_the_length_that_is_wanted() {
-        let pool = BufferPool::new();
+        let pool = BufferPool::new(1);
         let mut buf = pool.take(5000);
         assert_eq!(buf.bytes(), [0; 5000]);
         buf.bytes_mut().fill(7);
@@ -71,8 +75,18 @@ mod tests {
     }
 
     #[test]
+    fn buffers_stand_where_they_are_wanted() {
+        let pool = BufferPool::new(4096);
+        for len_bytes in [1, 4096, 70_000, 3 << 20].repeat(3) {
+            let buf = pool.take(len_bytes);
+            assert_eq!((buf.bytes().as_ptr().addr() % 4096, buf.bytes().len()), (0, len_bytes));
+            pool.put(buf);
+        }
+    }
+
+    #[test]
     fn no_more_than_the_pools_share_is_kept() {
-        let pool = BufferPool::new();
+        let pool = BufferPool::new(1);
         for len_bytes in [1, 4096, 10_000, 65_536, 200_000, 1 << 20, 2 << 20].repeat(40) {
             pool.put(HostBuf::zeroed(len_bytes));
             pool.put(pool.take(len_bytes));

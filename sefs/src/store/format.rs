@@ -163,7 +163,7 @@ fn write_slots(
     Ok(salt)
 }
 
-fn binding(anchor: Option<(&dyn Anchor, AnchorPolicy)>) -> Result<AnchorBinding> {
+pub(super) fn binding(anchor: Option<(&dyn Anchor, AnchorPolicy)>) -> Result<AnchorBinding> {
     let Some((anchor, policy)) = anchor else { return Ok(AnchorBinding::default()) };
     let mut binding = AnchorBinding { policy, kind: anchor.kind(), identity: anchor.identity(), counter: 0 };
     if binding.kind == AnchorKind::BareCounter {

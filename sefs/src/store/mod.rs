@@ -10,6 +10,7 @@
 //! *Security*: everything read from the backend is authenticated before it is used, under an expectation that comes from
 //! what was authenticated before. A failed write or flush latches the volume read-only.
 
+mod binding;
 mod changes;
 mod checkpoint;
 mod commit;
@@ -53,6 +54,7 @@ use crate::tree::Root;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
 
 pub(crate) use crate::allocator::Geometry;
+pub use binding::AnchorStanding;
 pub(crate) use checkpoint::read_slot;
 pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;

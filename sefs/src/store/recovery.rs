@@ -78,6 +78,8 @@ pub(crate) struct Replayed {
     pub(crate) header_replica: bool,
     /// A slot that does not authenticate: its index.
     pub(crate) damaged_slot: Option<u8>,
+    /// The anchor that the newest slot names, abandoned or not.
+    pub(crate) bound: AnchorBinding,
 }
 
 /// A slot that authenticated.
@@ -312,6 +314,7 @@ pub(super) fn build(
     };
     let ring = Ring { start: header.ring_start.0, blocks: header.ring_blocks };
     let mut checkpoint = newest.opened.checkpoint.clone();
+    let bound = checkpoint.anchor;
     if options.abandon_anchor {
         // Every later checkpoint repeats what this one says; the first of the mount makes it durable.
         checkpoint.anchor = AnchorBinding::default();
@@ -397,7 +400,7 @@ pub(super) fn build(
         page_epochs: Mutex::default(),
         reencryption: Mutex::default(),
         header_repair: Mutex::default(),
-        replayed: Replayed { header_replica: opened.replica, damaged_slot, ..Replayed::default() },
+        replayed: Replayed { header_replica: opened.replica, damaged_slot, bound, ..Replayed::default() },
     })
 }
 

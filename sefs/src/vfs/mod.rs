@@ -43,4 +43,4 @@ pub(crate) use xattr::given_attribute;
 
 pub use crate::env::{Clock, Env};
 pub use crate::format::{FileKind, Header, KeySlot};
-pub use crate::store::{Notice, Reencrypting, VolumeInfo, WorkDone};
+pub use crate::store::{AnchorStanding, Notice, Reencrypting, VolumeInfo, WorkDone};

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::anchor::{Anchor, AnchorPolicy};
 use crate::backend::Backend;
 use crate::error::{Corrupt, Error, Posix, Result};
 use crate::format::KeySlot;
@@ -16,9 +17,9 @@ use crate::vfs::inode::InodeTable;
 use crate::vfs::reclaim::{self, Orphans};
 use crate::vfs::rename::{self, Side};
 use crate::vfs::{
-    AllocateMode, Attr, Caller, Clock, DirEntry, EXECUTE, Env, FormatOptions, FsStat, Header, NAME_MAX, NewInode,
-    OpenOptions, RenameMode, Room, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode, attr, dir, file, make,
-    permission, remove, write, xattr,
+    AllocateMode, AnchorStanding, Attr, Caller, Clock, DirEntry, EXECUTE, Env, FormatOptions, FsStat, Header, NAME_MAX,
+    NewInode, OpenOptions, RenameMode, Room, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode, attr, dir,
+    file, make, permission, remove, write, xattr,
 };
 
 /// Orphans that one call of `work` reclaims while others are busy, and while nobody is.
@@ -98,6 +99,20 @@ impl Volume {
     /// That a slot is gone does not revoke: whoever kept an old header and its secret has the volume key.
     pub fn change_key_slots(&mut self, key: &VolumeKey, slots: Vec<KeySlot>) -> Result<()> {
         self.store.change_slots(key, slots)
+    }
+
+    /// Binds the volume to another anchor, or to its first one: durably, from the state on in which it was opened. The anchor
+    /// has to be a new one, which no other volume has. Only as the first thing that is written after opening.
+    ///
+    /// If the volume was opened with the anchor of before, that one has no part in it any more. If it was opened without any
+    /// (`abandon_anchor`, or because it had none), nothing tells whether this state was the newest: that is the caller's word.
+    pub fn bind_anchor(&mut self, anchor: Arc<dyn Anchor>, policy: AnchorPolicy) -> Result<()> {
+        self.store.bind(anchor, policy)
+    }
+
+    /// Where the volume and its anchor stand; `None` for a volume that has none.
+    pub fn anchor_standing(&self) -> Option<AnchorStanding> {
+        self.store.anchor_standing()
     }
 
     /// What is known of the volume.

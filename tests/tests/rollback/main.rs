@@ -1,6 +1,7 @@
 //! Freshness (P4, P7): with an anchor, a state older than its last advance is refused; with a strict one, not even the
 //! log's tail can be cut. Without one, a complete older image is accepted, and the mount says so.
 
+mod binding;
 mod counter;
 mod forks;
 mod header;
