@@ -365,7 +365,7 @@ impl Debug {
         }
         let mut text = String::new();
         if info.is_none() {
-            text.push_str("# Not authenticated: anyone could have written this. A key tells.\n");
+            let _ = writeln!(text, "{}", unauthenticated(header));
         }
         header_text(&mut text, header);
         if let Some(info) = info {
@@ -380,7 +380,7 @@ impl Debug {
             return self.out.json(&json!({"authenticated": authenticated, "slots": slots}));
         }
         if !authenticated {
-            self.out.line("# Not authenticated: anyone could have written this. A key tells.")?;
+            self.out.line(unauthenticated(header))?;
         }
         for (index, slot) in header.slots.iter().enumerate() {
             self.out.line(format!("slot {index:>2}: {}, {} bytes", slot_label(slot), slot.body.len()))?;
@@ -537,6 +537,14 @@ const NOT_PROVEN: &str = "of what stands there, whoever put it there: this prove
                           image, and give it with --root-digest";
 const NO_DIGEST: &str = "this is a read-write volume, not a digest image: whoever holds the key can make another state with \
                          the same id, so it names a state and proves nothing; pin the volume id and use an anchor instead";
+
+/// What stands before a header that nothing vouches for.
+fn unauthenticated(header: &Header) -> &'static str {
+    match header.image {
+        ImageType::Public => "# Not authenticated: anyone could have written this. A root digest tells.",
+        ImageType::Volume | ImageType::Packed => "# Not authenticated: anyone could have written this. A key tells.",
+    }
+}
 
 /// The entries of a directory that are still to be shown, the next one last.
 struct Level {

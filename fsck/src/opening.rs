@@ -47,7 +47,7 @@ pub enum Entry {
     /// With a key.
     Unlocked(Box<Unlocked>),
     /// A public image.
-    Pinned(Pinned),
+    Pinned(Box<Pinned>),
 }
 
 /// A public image and what the caller demands of it.
@@ -98,7 +98,7 @@ impl Located {
         })?;
         self.choose_io(key, tool)?;
         let (volume_id, crypto) = (key.volume_id.map(|id| id.0), key.crypto.unwrap_or_default());
-        Ok(Entry::Pinned(Pinned { located: self, root_digest, volume_id, crypto }))
+        Ok(Entry::Pinned(Box::new(Pinned { located: self, root_digest, volume_id, crypto })))
     }
 
     fn choose_io(&mut self, key: &KeyArgs, tool: Tool) -> Result<(), Failure> {
