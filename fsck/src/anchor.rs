@@ -29,6 +29,15 @@ pub enum AnchorSpec {
 }
 
 impl AnchorSpec {
+    /// Whether each advance costs some of its life: a TPM's memory is made for a number of writes.
+    pub fn wears_out(&self) -> bool {
+        match self {
+            AnchorSpec::File(_) => false,
+            #[cfg(feature = "tpm")]
+            AnchorSpec::Tpm(_) => true,
+        }
+    }
+
     /// Opens the anchor of a volume; one that is not there is not made. The holder of `key` is who may advance it.
     pub fn open(&self, key: &VolumeKey) -> sefs::error::Result<Arc<dyn Anchor>> {
         #[cfg(not(feature = "tpm"))]

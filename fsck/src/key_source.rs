@@ -54,7 +54,7 @@ pub struct KeyArgs {
     /// Where the volume's newest state is kept, to detect rollback (file:PATH, or tpm:INDEX with TPM support)
     #[arg(long, value_name = "KIND:PLACE")]
     pub anchor: Option<AnchorSpec>,
-    /// Open an anchored volume without its anchor, and give up protection against rollback: for good, once it is written to
+    /// Open an anchored volume without its anchor, unprotected against rollback; once it is written to it has none (see sealing anchor make)
     #[arg(long)]
     pub abandon_anchor: bool,
     /// Open exactly this packed image: a public one opens with nothing else

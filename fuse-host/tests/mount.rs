@@ -530,7 +530,7 @@ fn a_platform_and_an_anchor_guard_a_mount() {
     let umount = || {
         assert!(Command::new("umount").arg(&point).status().unwrap().success());
         // Whoever gets the lock knows that the server has written all.
-        drop(sefs_tools::Image::open(&image, sefs_tools::ImageUse::ReadWrite).unwrap());
+        drop(sefs_tools::Image::open_within(&image, sefs_tools::ImageUse::ReadWrite, Duration::from_secs(60)).unwrap());
     };
     let mounted = |code: String| {
         let (done, said) = mount(&image, code);

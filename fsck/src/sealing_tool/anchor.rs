@@ -227,37 +227,30 @@ fn unread(place: &AnchorSpec, error: Error) -> Failure {
 }
 
 fn policy(place: &AnchorSpec, wanted: Option<Policy>) -> AnchorPolicy {
-    match (wanted, place) {
-        (Some(Policy::Strict), _) | (None, AnchorSpec::File(_)) => AnchorPolicy::Strict,
-        (Some(Policy::Checkpoint), _) => AnchorPolicy::Checkpoint,
-        #[cfg(feature = "tpm")]
-        (None, AnchorSpec::Tpm(_)) => AnchorPolicy::Checkpoint,
+    match wanted {
+        Some(Policy::Strict) => AnchorPolicy::Strict,
+        Some(Policy::Checkpoint) => AnchorPolicy::Checkpoint,
+        None if place.wears_out() => AnchorPolicy::Checkpoint,
+        None => AnchorPolicy::Strict,
     }
 }
 
-/// What the policy costs the memory of a TPM.
+/// What the policy costs memory that wears out.
 fn budget(place: &AnchorSpec, policy: AnchorPolicy) -> Option<String> {
-    match place {
-        AnchorSpec::File(_) => None,
-        #[cfg(feature = "tpm")]
-        AnchorSpec::Tpm(_) => Some(match policy {
-            AnchorPolicy::Strict => format!(
-                "each commit writes two cells of the TPM's memory, which are made for some {RATED_WRITES} writes: a day, at one commit a second"
-            ),
-            AnchorPolicy::Checkpoint | AnchorPolicy::None => format!(
-                "each checkpoint writes two cells of the TPM's memory, which are made for some {RATED_WRITES} writes: years, at a few mounts a day"
-            ),
-        }),
-    }
+    let (each, lasts) = match policy {
+        AnchorPolicy::Strict => ("commit", "a day, at one commit a second"),
+        AnchorPolicy::Checkpoint | AnchorPolicy::None => ("checkpoint", "years, at a few mounts a day"),
+    };
+    place.wears_out().then(|| {
+        format!(
+            "each {each} writes two cells of the TPM's memory, which are made for some {RATED_WRITES} writes: {lasts}"
+        )
+    })
 }
 
 /// How much of that is used.
 fn used(place: &AnchorSpec, advances: u64) -> Option<String> {
-    match place {
-        AnchorSpec::File(_) => None,
-        #[cfg(feature = "tpm")]
-        AnchorSpec::Tpm(_) => Some(format!("{advances} of some {RATED_WRITES} writes that its memory is made for")),
-    }
+    place.wears_out().then(|| format!("{advances} of some {RATED_WRITES} writes that its memory is made for"))
 }
 
 fn kind_name(kind: AnchorKind) -> &'static str {

@@ -253,6 +253,20 @@ mod tests {
         }
     }
 
+    /// The bare counter has no record whose comparison would catch it.
+    #[test]
+    fn a_count_that_a_stranger_shared_is_nobodys() {
+        for pause in 0..3 {
+            let held = fresh();
+            let stranger = || held.borrow_mut().count += 1;
+            let mut process = Process { held: &held, step: 0, pause, meanwhile: &stranger, death: NEVER };
+            assert_eq!(own(&mut process, 7), Err(TpmError::Conflict), "he came at {pause}");
+        }
+        let held = fresh();
+        let mut process = Process { held: &held, step: 0, pause: NEVER, meanwhile: &|| (), death: NEVER };
+        assert_eq!(own(&mut process, 7), Ok(()));
+    }
+
     #[test]
     fn another_content_is_left_alone() {
         let held = fresh();
