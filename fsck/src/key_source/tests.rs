@@ -215,6 +215,7 @@ fn a_slot_over_the_budget_is_named_only_if_no_other_opens() {
 
 fn header(slots: Vec<KeySlot>) -> Header {
     Header {
+        image: sefs::format::ImageType::Volume,
         incompatible: 0,
         volume_id: ID.0,
         node_size_bytes: 16_384,

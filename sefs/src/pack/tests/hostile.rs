@@ -191,6 +191,6 @@ fn a_block_that_collides_under_gcm_is_refused_by_its_digest() {
     put(&backend, 17, &image);
     let volume = Volume::open(backend, &key(), &OpenOptions::default(), &Env::host()).unwrap();
     let ino = volume.lookup(&Caller::root(), InodeNo::ROOT, b"a").unwrap().ino;
-    let refused = volume.read(ino, 0, &mut vec![0; 100]).unwrap_err();
+    let refused = volume.read(ino, 0, &mut [0; 100]).unwrap_err();
     assert_eq!(refused, Tampered::Data { addr: BlockAddr(17), object: ino.into(), block: 0 }.into());
 }
