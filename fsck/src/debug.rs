@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sefs::error::{Error, Posix};
-use sefs::format::{CHECKPOINT_SLOTS, FileKind, GROUP_PREFIX_LEN, GroupPrefix, Header};
+use sefs::format::{CHECKPOINT_SLOTS, FileKind, GROUP_PREFIX_LEN, GroupPrefix, Header, ImageType};
 use sefs::types::{BLOCK_SIZE, BLOCK_SIZE_U64, InodeNo};
 use sefs::vfs::{Attr, Caller, DirEntry, Volume, VolumeInfo};
 use sefs_manifest::{Digest, Record};
@@ -24,7 +24,7 @@ use crate::listing::{
 use crate::manifests;
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
-use crate::opening::{Located, Unlocked};
+use crate::opening::{Entry, Located};
 use crate::provider::CryptoKind;
 use crate::report::{Failure, FailureKind, Output, Tool, harden};
 use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_label, stat_text};
@@ -148,21 +148,26 @@ impl Debug {
             return self.verify_proof(&root);
         }
         let located = Located::open(&self.args.image, ImageUse::ReadOnly)?;
-        let needs_none = matches!(self.args.look, Look::Super | Look::Slots);
-        if needs_none && !self.args.key.names_key(&self.args.image, &Environment::host())? {
-            return self.header(&located.header, None);
+        let enters = match located.header.image {
+            ImageType::Public => self.args.key.root_digest.is_some(),
+            ImageType::Volume | ImageType::Packed => self.args.key.names_key(&self.args.image, &Environment::host())?,
+        };
+        match self.args.look {
+            Look::Super | Look::Slots if !enters => return self.header(&located.header, None),
+            Look::RootDigest if !enters && located.is_packed() => return self.unproven_digest(&located),
+            _ => {}
         }
-        let unlocked = located.unlock(&self.args.key, TOOL)?;
-        let volume = unlocked.volume()?;
+        let entry = located.enter(&self.args.key, TOOL)?;
+        let volume = entry.volume()?;
         match &self.args.look {
             Look::Ls { path } => self.ls(&volume, &path.clone()),
             Look::Cat { path } => self.cat(&volume, &path.clone()),
             Look::Stat { path } => self.stat(&volume, &path.clone()),
             Look::Tree { path } => self.tree(&volume, &path.clone()),
             Look::Super | Look::Slots => self.header(volume.header(), Some(&volume.info())),
-            Look::Log => self.log(&unlocked, &volume.info()),
+            Look::Log => self.log(&entry, &volume.info()),
             Look::Space => self.space(&volume),
-            Look::RootDigest => self.root_digest(&unlocked, &volume.info()),
+            Look::RootDigest => self.root_digest(&entry, &volume.info()),
             Look::Manifest { list } => self.manifest(&volume, *list),
             Look::Prove { paths, output } => self.prove(&volume, &paths.clone(), output.clone().as_deref()),
             Look::VerifyProof { root } => self.verify_proof(&root.clone()),
@@ -360,7 +365,7 @@ impl Debug {
         }
         let mut text = String::new();
         if info.is_none() {
-            text.push_str("# Not authenticated: anyone could have written this. A key tells.\n");
+            let _ = writeln!(text, "{}", unauthenticated(header));
         }
         header_text(&mut text, header);
         if let Some(info) = info {
@@ -375,7 +380,7 @@ impl Debug {
             return self.out.json(&json!({"authenticated": authenticated, "slots": slots}));
         }
         if !authenticated {
-            self.out.line("# Not authenticated: anyone could have written this. A key tells.")?;
+            self.out.line(unauthenticated(header))?;
         }
         for (index, slot) in header.slots.iter().enumerate() {
             self.out.line(format!("slot {index:>2}: {}, {} bytes", slot_label(slot), slot.body.len()))?;
@@ -409,9 +414,12 @@ impl Debug {
         self.out.bytes(text.as_bytes())
     }
 
-    fn log(&mut self, unlocked: &Unlocked, info: &VolumeInfo) -> Result<(), Failure> {
-        let header = &unlocked.located.header;
-        let groups = groups_in_ring(unlocked)?;
+    fn log(&mut self, entry: &Entry, info: &VolumeInfo) -> Result<(), Failure> {
+        let header = &entry.located().header;
+        if info.root_digest.is_some() {
+            return Err(Failure::usage("log", "a packed image has no log").way_out("use super or space"));
+        }
+        let groups = groups_in_ring(entry.located())?;
         if self.args.json {
             for group in &groups {
                 self.out.json(&json!({
@@ -455,11 +463,18 @@ impl Debug {
             self.records(manifest.records().iter())?;
         }
         let (root, entries) = (hex(&manifest.root()), manifest.records().len());
+        // A volume carries none.
+        let carried = volume.info().manifest_root;
+        if carried.is_some_and(|carried| carried != manifest.root()) {
+            let reason = format!("its content has the manifest root {root}, but it says another");
+            return Err(Failure::new(self.args.image.display(), reason).way_out("build the image again"));
+        }
         if self.args.json {
-            return self.out.json(&json!({"manifest_root": root, "entries": entries}));
+            return self.out.json(&json!({"manifest_root": root, "entries": entries, "carried": carried.is_some()}));
         }
         self.out.line(format!("manifest root {root}"))?;
-        self.out.line(format!("{entries} entries"))
+        let as_said = if carried.is_some() { "; the image carries this root" } else { "" };
+        self.out.line(format!("{entries} entries{as_said}"))
     }
 
     fn prove(&mut self, volume: &Volume, paths: &[OsString], output: Option<&Path>) -> Result<(), Failure> {
@@ -486,11 +501,29 @@ impl Debug {
         })
     }
 
-    fn root_digest(&mut self, unlocked: &Unlocked, info: &VolumeInfo) -> Result<(), Failure> {
+    /// The digest of a packed image that nothing admits yet.
+    fn unproven_digest(&mut self, located: &Located) -> Result<(), Failure> {
+        let digest = Volume::read_root_digest(&*located.backend, &self.crypto().host_env());
+        let digest = hex(&digest.map_err(|error| Failure::volume(&located.path, &error))?);
+        if self.args.json {
+            return self.out.json(&json!({"root_digest": digest, "proven": false, "why": NOT_PROVEN}));
+        }
+        self.out.line(format!("root digest {digest}"))?;
+        self.out.line(format!("# {NOT_PROVEN}"))
+    }
+
+    fn root_digest(&mut self, entry: &Entry, info: &VolumeInfo) -> Result<(), Failure> {
+        if let Some(digest) = info.root_digest.map(|digest| hex(&digest)) {
+            return match self.args.json {
+                true => self.out.json(&json!({"root_digest": digest, "proven": true})),
+                false => self.out.line(format!("root digest {digest}")),
+            };
+        }
+        let located = entry.located();
         let slot = usize::from(info.generation.0 % 2 == 1);
         let offset = CHECKPOINT_SLOTS[slot].0 * BLOCK_SIZE_U64;
-        let read = unlocked.located.backend.read_at(offset, BLOCK_SIZE);
-        let buf = read.map_err(|error| unlocked.failed(&error.into()))?;
+        let read = located.backend.read_at(offset, BLOCK_SIZE);
+        let buf = read.map_err(|error| entry.failed(&error.into()))?;
         let id = format!("{}-{}", info.generation, hex(&buf.bytes()[32..48]));
         if self.args.json {
             return self.out.json(&json!({"root_digest": null, "checkpoint_id": id, "why": NO_DIGEST}));
@@ -500,8 +533,18 @@ impl Debug {
     }
 }
 
+const NOT_PROVEN: &str = "of what stands there, whoever put it there: this proves nothing; take the digest from whoever built the \
+                          image, and give it with --root-digest";
 const NO_DIGEST: &str = "this is a read-write volume, not a digest image: whoever holds the key can make another state with \
                          the same id, so it names a state and proves nothing; pin the volume id and use an anchor instead";
+
+/// What stands before a header that nothing vouches for.
+fn unauthenticated(header: &Header) -> &'static str {
+    match header.image {
+        ImageType::Public => "# Not authenticated: anyone could have written this. A root digest tells.",
+        ImageType::Volume | ImageType::Packed => "# Not authenticated: anyone could have written this. A key tells.",
+    }
+}
 
 /// The entries of a directory that are still to be shown, the next one last.
 struct Level {
@@ -517,15 +560,15 @@ fn listed(volume: &Volume, dir: InodeNo, path: &[u8]) -> Result<Vec<DirEntry>, F
 }
 
 /// The prefixes in the ring that stand where their own numbers say.
-fn groups_in_ring(unlocked: &Unlocked) -> Result<Vec<GroupPrefix>, Failure> {
-    let header = &unlocked.located.header;
+fn groups_in_ring(located: &Located) -> Result<Vec<GroupPrefix>, Failure> {
+    let header = &located.header;
     let (mut groups, mut block) = (Vec::new(), 0);
     while block < header.ring_blocks {
         let count = RING_PIECE_BLOCKS.min(header.ring_blocks - block);
         let offset = (header.ring_start.0 + block) * BLOCK_SIZE_U64;
         let length = usize::try_from(count * BLOCK_SIZE_U64).expect("a piece of the ring is small");
-        let read = unlocked.located.backend.read_at(offset, length);
-        let buf = read.map_err(|error| unlocked.failed(&error.into()))?;
+        let read = located.backend.read_at(offset, length);
+        let buf = read.map_err(|error| Failure::volume(&located.path, &error.into()))?;
         for (index, bytes) in (block..).zip(buf.bytes().chunks_exact(BLOCK_SIZE)) {
             let prefix = bytes.first_chunk::<GROUP_PREFIX_LEN>().and_then(GroupPrefix::decode);
             groups.extend(prefix.filter(|prefix| prefix.lsn.0 % header.ring_blocks == index));

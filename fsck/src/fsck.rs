@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sefs::check::{CheckOptions, CheckSummary, Event, Finding, Loss, Severity, Stage, check};
+use sefs::check::{CheckOptions, CheckSummary, Event, Finding, Loss, Severity, Stage};
 use sefs::error::Error;
 use sefs::format::FileKind;
 use sefs::repair::{Fix, Outcome, Refusal, repair};
 use sefs::types::InodeNo;
-use sefs::vfs::{Caller, NewInode, Notice, Volume};
+use sefs::vfs::{Caller, NewInode, Notice};
 use serde_json::json;
 
 use crate::image::ImageUse;
@@ -24,7 +24,7 @@ use crate::invocation::{self, Role};
 use crate::key_source::KeyArgs;
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
-use crate::opening::{Located, Unlocked};
+use crate::opening::{Entry, Located, Unlocked};
 use crate::progress::{Progress, Unit};
 use crate::report::{Failure, FsckExit, Output, Tool, harden};
 
@@ -154,12 +154,16 @@ impl Fsck {
         let mode = self.mode();
         let key = MountOptions::key_args(&self.args.options, &self.args.key)?;
         let image_use = if mode == Mode::Look { ImageUse::ReadOnly } else { ImageUse::ReadWrite };
-        let unlocked = Located::open(&self.args.image, image_use)?.unlock(&key, TOOL)?;
-        if self.args.preen && !self.args.force && !self.args.scrub && self.closed_properly(&unlocked)? {
+        let entry = Located::open_as_it_is(&self.args.image, image_use)?.enter(&key, TOOL)?;
+        if self.args.preen && !self.args.force && !self.args.scrub && self.closed_properly(&entry)? {
             self.result(&json!({"state": "clean", "checked": false}), "closed properly; not checked, -f checks it")?;
             return Ok(FsckExit::Clean);
         }
-        let first = self.check(&unlocked)?;
+        let first = self.check(&entry)?;
+        let unlocked = match entry.unlocked().filter(|_| !entry.located().is_packed()) {
+            Some(unlocked) => unlocked,
+            None => return self.end(&first, None, "a packed image is not repaired; take it from a copy"),
+        };
         let errors = first.summary.errors > 0;
         let wanted = errors || first.repairable > 0 || first.summary.groups > 0 || !self.args.accept_loss.is_empty();
         if mode == Mode::Look || !wanted {
@@ -180,11 +184,11 @@ impl Fsck {
             );
         }
         if !errors && self.args.accept_loss.is_empty() {
-            self.replay(&unlocked)?;
-        } else if let Err(why) = self.repair(&unlocked)? {
+            self.replay(unlocked)?;
+        } else if let Err(why) = self.repair(unlocked)? {
             return self.end(&first, None, &why);
         }
-        let second = self.check(&unlocked)?;
+        let second = self.check(&entry)?;
         self.end(&first, Some(&second), "what was not repaired stays as it is")
     }
 
@@ -223,38 +227,39 @@ impl Fsck {
     }
 
     /// Whether there is nothing to replay and nothing to report; asked of a read-only mount, which replays in memory.
-    fn closed_properly(&self, unlocked: &Unlocked) -> Result<bool, Failure> {
-        let options = sefs::vfs::OpenOptions { read_only: true, ..unlocked.options()? };
-        match Volume::open(unlocked.located.backend.clone(), &unlocked.key, &options, &unlocked.env()) {
+    fn closed_properly(&self, entry: &Entry) -> Result<bool, Failure> {
+        let options = sefs::vfs::OpenOptions { read_only: true, ..entry.options()? };
+        match entry.try_volume(&options) {
             Ok(volume) => {
                 let info = volume.info();
-                let nothing_found =
-                    info.notices.iter().all(|notice| matches!(notice, Notice::Unanchored | Notice::KeyRotation { .. }));
+                let expected = |notice: &Notice| {
+                    matches!(notice, Notice::Unanchored | Notice::Unpinned | Notice::KeyRotation { .. })
+                };
+                let nothing_found = info.notices.iter().all(expected);
                 Ok(nothing_found && info.replayed_groups == 0 && info.dropped_groups == 0)
             }
             // What keeps it from opening is what the check is for.
             Err(Error::Tampered(_) | Error::RolledBack(_) | Error::Corrupt(_)) => Ok(false),
-            Err(error) => Err(unlocked.failed(&error)),
+            Err(error) => Err(entry.failed(&error)),
         }
     }
 
-    fn check_options(&self, unlocked: &Unlocked) -> Result<CheckOptions, Failure> {
-        let mount = unlocked.options()?;
+    fn check_options(&self, mount: sefs::vfs::OpenOptions) -> Result<CheckOptions, Failure> {
         Ok(CheckOptions {
             scrub: self.args.scrub,
             anchor: mount.anchor,
             abandon_anchor: mount.abandon_anchor,
             volume_id: mount.volume_id,
+            root_digest: mount.root_digest,
             ..CheckOptions::default()
         })
     }
 
-    fn check(&self, unlocked: &Unlocked) -> Result<Checked, Failure> {
-        let options = CheckOptions { scrub: self.scrubs(), ..self.check_options(unlocked)? };
+    fn check(&self, entry: &Entry) -> Result<Checked, Failure> {
+        let options = CheckOptions { scrub: self.scrubs(), ..self.check_options(entry.options()?)? };
         let (mut stage, mut progress) = (None, None);
         let (mut findings, mut repairable) = (Vec::new(), 0);
-        let backend = unlocked.located.backend.clone();
-        let summary = check(backend, &unlocked.key, &options, &unlocked.env(), &mut |event| match event {
+        let summary = entry.check(&options, &mut |event| match event {
             Event::Progress { done, total, what } => self.advance(&mut stage, &mut progress, (what, done, total)),
             Event::Finding(finding) => {
                 repairable += u64::from(finding.repairable());
@@ -264,7 +269,7 @@ impl Fsck {
             }
         });
         drop(progress);
-        let summary = summary.map_err(|error| unlocked.failed(&error))?;
+        let summary = summary.map_err(|error| entry.failed(&error))?;
         Ok(Checked { summary, findings, repairable })
     }
 
@@ -324,7 +329,7 @@ impl Fsck {
 
     /// Repairs, and tells what was done; `Err` says why nothing was.
     fn repair(&mut self, unlocked: &Unlocked) -> Result<Result<(), String>, Failure> {
-        let options = self.check_options(unlocked)?;
+        let options = self.check_options(unlocked.options()?)?;
         let (mut stage, mut progress) = (None, None);
         let backend = unlocked.located.backend.clone();
         let outcome = repair(

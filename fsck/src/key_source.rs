@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sealing::shares::Share;
-use sealing::{Argon2Cost, Argon2Limits, Key, OsRng, Secret, SlotError, SlotKind, SlotSecret};
+use sealing::{Argon2Cost, Argon2Limits, Key, OsRng, Rng, Secret, SlotError, SlotKind, SlotSecret};
 use sefs::error::{Error, Incompatible};
 use sefs::format::{Header, KeySlot};
 use sefs::keys::VolumeKey;
@@ -25,6 +25,7 @@ use crate::io::IoKind;
 use crate::platform_source;
 use crate::provider::CryptoKind;
 use crate::report::{Failure, FailureKind};
+use crate::root_digest::RootDigest;
 use crate::showing::slot_kind;
 use crate::volume_id::{VolumeId, decode_hex};
 
@@ -56,9 +57,9 @@ pub struct KeyArgs {
     /// Open an anchored volume without its anchor, unprotected against rollback; once it is written to it has none (see sealing anchor make)
     #[arg(long)]
     pub abandon_anchor: bool,
-    /// Open exactly this packed image (not supported yet)
+    /// Open exactly this packed image: a public one opens with nothing else
     #[arg(long, value_name = "HEX")]
-    pub root_digest: Option<String>,
+    pub root_digest: Option<RootDigest>,
     /// How to read and write the image [default: sync]
     #[arg(long, value_name = "HOW")]
     pub io: Option<IoKind>,
@@ -81,6 +82,8 @@ pub struct KeySource {
     pub anchor: Option<AnchorSpec>,
     /// Open an anchored volume without its anchor.
     pub abandon_anchor: bool,
+    /// The packed image that must be found.
+    pub root_digest: Option<RootDigest>,
     /// Whose cryptography to use.
     pub crypto: CryptoKind,
 }
@@ -108,7 +111,7 @@ impl KeyArgs {
 
     /// The same, with a given environment.
     pub fn key_source_in(&self, image: &Path, environment: &Environment) -> Result<KeySource, Failure> {
-        self.refuse_unsupported()?;
+        self.refuse_contradictions()?;
         let table = self.table_entry(image, environment)?;
         let origin = match (Origin::of(self, &OPTIONS)?, &environment.key_file) {
             (Some(origin), _) => origin,
@@ -124,7 +127,8 @@ impl KeyArgs {
         let volume_id = self.volume_id.or(table.volume_id);
         let (place, files) = (origin.described(), origin.files());
         let crypto = self.crypto.unwrap_or_default();
-        Ok(KeySource { secret, place, files, warnings, volume_id, anchor, abandon_anchor, crypto })
+        let root_digest = self.root_digest;
+        Ok(KeySource { secret, place, files, warnings, volume_id, anchor, abandon_anchor, root_digest, crypto })
     }
 
     /// Takes a mount option over. `false`: the option is not one of these.
@@ -153,7 +157,7 @@ impl KeyArgs {
                 let kind = clap::ValueEnum::from_str(needed()?, false);
                 set_once(&mut self.crypto, name, kind.map_err(|_| wrong("it is aws-lc or rustcrypto".into()))?)?;
             }
-            "root-digest" => set_once(&mut self.root_digest, name, needed()?.into())?,
+            "root-digest" => set_once(&mut self.root_digest, name, needed()?.parse().map_err(wrong)?)?,
             "abandon-anchor" if value.is_none() => self.abandon_anchor = true,
             "abandon-anchor" => return Err(wrong("it takes no value".into())),
             _ => return Ok(false),
@@ -210,18 +214,15 @@ impl KeyArgs {
         self.has_key() || environment.key_file.is_some()
     }
 
-    fn has_key(&self) -> bool {
+    /// Whether an option names a key.
+    pub fn has_key(&self) -> bool {
         self.key_file.is_some()
             || self.passphrase_file.is_some()
             || self.platform.is_some()
             || !self.share_file.is_empty()
     }
 
-    fn refuse_unsupported(&self) -> Result<(), Failure> {
-        if self.root_digest.is_some() {
-            return Err(Failure::usage("--root-digest", "packed images are not supported by this release")
-                .way_out("open a volume with --key-file or --passphrase-file"));
-        }
+    pub(crate) fn refuse_contradictions(&self) -> Result<(), Failure> {
         if self.abandon_anchor && self.anchor.is_some() {
             return Err(Failure::usage("--abandon-anchor", "it contradicts --anchor").way_out("give one of the two"));
         }
@@ -255,7 +256,18 @@ impl KeySource {
 
     /// Wraps a volume key for the owner of this key: the body of a new slot.
     pub fn slot_body(&self, volume_key: &Key, volume_id: &VolumeId, cost: &Argon2Cost) -> Result<Vec<u8>, Failure> {
-        sealing::wrap(&self.secret, volume_key, &volume_id.0, cost, &OsRng)
+        self.slot_body_with(volume_key, volume_id, cost, &OsRng)
+    }
+
+    /// The same with salts from `rng`, which no other content may ever get again.
+    pub fn slot_body_with(
+        &self,
+        volume_key: &Key,
+        volume_id: &VolumeId,
+        cost: &Argon2Cost,
+        rng: &dyn Rng,
+    ) -> Result<Vec<u8>, Failure> {
+        sealing::wrap(&self.secret, volume_key, &volume_id.0, cost, rng)
             .map_err(|error| Failure::new(&self.place, error).way_out("try again with more memory"))
     }
 

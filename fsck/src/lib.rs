@@ -28,17 +28,20 @@ pub mod key_source;
 pub mod listing;
 pub mod manifests;
 pub mod mkfs;
+mod mkfs_packed;
 pub mod mount_options;
 pub mod names;
 pub mod new_anchor;
 pub mod occupant;
 pub mod opening;
+mod packing;
 pub mod place;
 pub mod platform_source;
 pub mod populate;
 pub mod progress;
 pub mod provider;
 pub mod report;
+pub mod root_digest;
 pub mod sealing_tool;
 mod showing;
 pub mod size;
@@ -55,6 +58,7 @@ pub use mount_options::MountOptions;
 pub use progress::Progress;
 pub use provider::CryptoKind;
 pub use report::{Failure, FsckExit, MountExit, Output, Tool, harden};
+pub use root_digest::RootDigest;
 pub use volume_id::VolumeId;
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ fn content(volume: &Volume, ino: InodeNo, progress: &mut Progress) -> sefs::erro
     }
 }
 
-fn hard_link(path: Vec<u8>, first: Vec<u8>) -> Record {
+pub(crate) fn hard_link(path: Vec<u8>, first: Vec<u8>) -> Record {
     Record {
         path,
         kind: Kind::HardLink,
@@ -129,7 +129,7 @@ fn hard_link(path: Vec<u8>, first: Vec<u8>) -> Record {
     }
 }
 
-fn kind_of(kind: FileKind) -> Kind {
+pub(crate) fn kind_of(kind: FileKind) -> Kind {
     match kind {
         FileKind::Regular => Kind::Regular,
         FileKind::Directory => Kind::Directory,

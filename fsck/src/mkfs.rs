@@ -36,7 +36,7 @@ use crate::size;
 use crate::source::{FileId, WalkOptions};
 use crate::volume_id::VolumeId;
 
-/// Make an encrypted, integrity-protected SEFS volume in a file or on a block device.
+/// Make an encrypted, integrity-protected SEFS volume in a file or on a block device, or a packed read-only image.
 ///
 /// The image is written under a temporary name and renamed when it is complete, so a half-made image never stands under
 /// the final name. On a block device, which has no second name, the header is written last. With more than one of
@@ -46,14 +46,14 @@ use crate::volume_id::VolumeId;
 pub struct MkfsArgs {
     /// The file or block device to make the volume in
     #[arg(value_hint = clap::ValueHint::FilePath)]
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// The volume's size, as 512M or 20G (powers of 1024) [default: with --from the content and a quarter more, at least
     /// 64M; on a device all of it]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// Fill the volume from this directory, with all attributes
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
-    from: Option<PathBuf>,
+    pub(crate) from: Option<PathBuf>,
     /// With --from: do not descend into other filesystems mounted below DIR
     #[arg(long, short = 'x', requires = "from")]
     one_file_system: bool,
@@ -61,43 +61,46 @@ pub struct MkfsArgs {
     #[arg(long, requires = "from")]
     skip_unreadable: bool,
     #[command(flatten)]
-    key: KeyArgs,
+    pub(crate) key: KeyArgs,
     /// The same as mount options: key-file=FILE,passphrase-file=FILE,…
     #[arg(short = 'o', value_name = "OPTION,…", help_heading = "Key and trust")]
     options: Vec<String>,
     /// When the anchor advances: at every commit (strict), or at checkpoints only [default: strict; checkpoint for a TPM,
     /// whose memory wears out]
     #[arg(long, value_enum, help_heading = "Key and trust")]
-    anchor_policy: Option<Policy>,
+    pub(crate) anchor_policy: Option<Policy>,
     /// A name for people, at most 64 bytes
     #[arg(long, short = 'L', default_value = "", hide_default_value = true)]
-    label: String,
+    pub(crate) label: String,
     /// Replace whatever IMAGE holds
     #[arg(long)]
-    force: bool,
+    pub(crate) force: bool,
     /// Print one line of JSON about the new volume
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// Print nothing but errors
     #[arg(long, short)]
     quiet: bool,
-    /// Make a packed read-only image (not supported by this release)
-    #[arg(long, hide = true)]
-    read_only: bool,
-    /// Make a public image (not supported by this release)
-    #[arg(long, hide = true)]
-    public: bool,
+    /// With --from: make a packed image, which is read-only and as small as its content; its root digest pins it
+    #[arg(long, requires = "from", help_heading = "Packed images")]
+    pub(crate) read_only: bool,
+    /// With --read-only: no encryption and no key; only the root digest tells the image from another
+    #[arg(long, requires = "read_only", help_heading = "Packed images")]
+    pub(crate) public: bool,
+    /// With --read-only: the same content and key give the same bytes; times are not later than SOURCE_DATE_EPOCH, or 0
+    #[arg(long, help_heading = "Packed images")]
+    pub(crate) reproducible: bool,
+    /// With --read-only: store equal blocks each; otherwise the host can tell which blocks of an encrypted image are equal
+    #[arg(long, requires = "read_only", help_heading = "Packed images")]
+    pub(crate) no_dedup: bool,
     /// Layer the volume over an image (not supported by this release)
     #[arg(long, hide = true, value_name = "IMAGE[,KEY]")]
     lower: Vec<String>,
-    /// Make the same image from the same content (not supported by this release)
-    #[arg(long, hide = true)]
-    reproducible: bool,
 }
 
 /// When an anchor advances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Policy {
+pub(crate) enum Policy {
     /// At every commit.
     Strict,
     /// At checkpoints.
@@ -130,20 +133,20 @@ pub fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
-const TOOL: Tool = Tool("mkfs.sefs");
+pub(crate) const TOOL: Tool = Tool("mkfs.sefs");
 /// The smallest volume that the format allows.
 const LEAST_BYTES: u64 = 4 << 20;
 
-struct Mkfs {
-    args: MkfsArgs,
-    quiet: bool,
-    stop: Arc<AtomicBool>,
+pub(crate) struct Mkfs {
+    pub(crate) args: MkfsArgs,
+    pub(crate) quiet: bool,
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 /// What goes into the volume, and the volume's size.
-struct Content {
-    survey: Option<Survey>,
-    size_bytes: u64,
+pub(crate) struct Content {
+    pub(crate) survey: Option<Survey>,
+    pub(crate) size_bytes: u64,
 }
 
 /// What was made.
@@ -159,6 +162,9 @@ impl Mkfs {
     fn run(&mut self) -> Result<(), Failure> {
         self.args.key = MountOptions::key_args(&self.args.options, &self.args.key)?;
         self.refuse_unsupported()?;
+        if self.args.read_only {
+            return self.run_packed();
+        }
         let sources = self.key_sources()?;
         let place = Place::find(&self.args.image, self.args.force)?;
         self.refuse_replacing_parts(&place, &sources)?;
@@ -175,29 +181,18 @@ impl Mkfs {
         let args = &self.args;
         let asked = [
             (
-                args.read_only,
-                "--read-only",
-                "packed images are not supported by this release",
-                "leave it away for a read-write volume",
-            ),
-            (
-                args.public,
-                "--public",
-                "public images are not supported by this release",
-                "leave it away for an encrypted volume",
-            ),
-            (
                 !args.lower.is_empty(),
                 "--lower",
                 "layers are not supported by this release",
                 "fill the volume with --from",
             ),
             (
-                args.reproducible,
+                args.reproducible && !args.read_only,
                 "--reproducible",
-                "reproducible images are not supported by this release",
-                "leave it away",
+                "a volume that is written to is never the same",
+                "give --read-only too, or leave it away",
             ),
+            (args.key.root_digest.is_some(), "--root-digest", "a new image gets its own", "leave it away"),
             (
                 !args.key.share_file.is_empty(),
                 "--share-file",
@@ -219,7 +214,7 @@ impl Mkfs {
     }
 
     /// Not even by force: what the volume needs, or is made of, does not give its place to it.
-    fn refuse_replacing_parts(&self, place: &Place, sources: &[KeySource]) -> Result<(), Failure> {
+    pub(crate) fn refuse_replacing_parts(&self, place: &Place, sources: &[KeySource]) -> Result<(), Failure> {
         let refused = |what: &str| {
             Err(Failure::usage(self.args.image.display(), format!("it is {what}")).way_out("name another image"))
         };
@@ -244,7 +239,7 @@ impl Mkfs {
     }
 
     /// Every source that was given becomes a slot.
-    fn key_sources(&self) -> Result<Vec<KeySource>, Failure> {
+    pub(crate) fn key_sources(&self) -> Result<Vec<KeySource>, Failure> {
         let key = &self.args.key;
         if let Some(file) = key.key_file.as_ref().filter(|file| key.passphrase_file.as_ref() == Some(file)) {
             return Err(Failure::usage(file.display(), "it is given as key file and as passphrase file")
@@ -272,7 +267,7 @@ impl Mkfs {
         Ok(sources)
     }
 
-    fn warn(&self, line: &str) {
+    pub(crate) fn warn(&self, line: &str) {
         if !self.quiet {
             TOOL.warn(line);
         }
@@ -331,15 +326,21 @@ impl Mkfs {
     }
 
     fn new_volume(&self, sources: &[KeySource], content: &Content) -> Result<NewVolume, Failure> {
-        let failed = |error: Error| self.not_made(error, content);
-        let mut volume_id = [0; 16];
-        sealing::Rng::fill(&OsRng, &mut volume_id).map_err(|_| failed(Error::Rng))?;
-        // A random UUID (RFC 9562, version 4).
-        (volume_id[6], volume_id[8]) = (volume_id[6] & 0x0f | 0x40, volume_id[8] & 0x3f | 0x80);
-        let volume_id = sources.iter().find_map(|source| source.volume_id).unwrap_or(VolumeId(volume_id));
+        let volume_id = match sources.iter().find_map(|source| source.volume_id) {
+            Some(id) => id,
+            None => self.random_id(content)?,
+        };
         let env = self.env();
         let (key, slots) = slots(sources, &volume_id, &env)?;
         Ok(NewVolume { volume_id, key, slots })
+    }
+
+    /// A random UUID (RFC 9562, version 4).
+    pub(crate) fn random_id(&self, content: &Content) -> Result<VolumeId, Failure> {
+        let mut id = [0; 16];
+        sealing::Rng::fill(&OsRng, &mut id).map_err(|_| self.not_made(Error::Rng, content))?;
+        (id[6], id[8]) = (id[6] & 0x0f | 0x40, id[8] & 0x3f | 0x80);
+        Ok(VolumeId(id))
     }
 
     fn make_volume(
@@ -382,7 +383,7 @@ impl Mkfs {
         })
     }
 
-    fn env(&self) -> Env {
+    pub(crate) fn env(&self) -> Env {
         self.args.key.crypto.unwrap_or_default().host_env()
     }
 
@@ -418,7 +419,7 @@ impl Mkfs {
         .map_err(|error| self.not_filled(error, content))
     }
 
-    fn walk_options(&self, place: &Place) -> WalkOptions {
+    pub(crate) fn walk_options(&self, place: &Place) -> WalkOptions {
         WalkOptions {
             one_file_system: self.args.one_file_system,
             skip_unreadable: self.args.skip_unreadable,
@@ -427,7 +428,7 @@ impl Mkfs {
         }
     }
 
-    fn not_filled(&self, error: PopulateError, content: &Content) -> Failure {
+    pub(crate) fn not_filled(&self, error: PopulateError, content: &Content) -> Failure {
         match error {
             PopulateError::Interrupted => {
                 let left =
@@ -455,7 +456,7 @@ impl Mkfs {
         }
     }
 
-    fn not_made(&self, error: Error, content: &Content) -> Failure {
+    pub(crate) fn not_made(&self, error: Error, content: &Content) -> Failure {
         let image = &self.args.image;
         match host_errno(&error) {
             Some(errno) => host_refused(image, &std::io::Error::from_raw_os_error(errno)),
@@ -501,19 +502,7 @@ impl Mkfs {
     }
 
     fn as_json(&self, made: &Made, kinds: &[&str]) -> serde_json::Value {
-        let counts = made.counts.as_ref().map(|counts| {
-            json!({
-                "files": counts.files,
-                "directories": counts.directories,
-                "symlinks": counts.symlinks,
-                "specials": counts.specials,
-                "hard_links": counts.hard_links,
-                "bytes": counts.bytes,
-                "xattrs": counts.xattrs,
-                "skipped": counts.skipped,
-                "xattrs_skipped": counts.xattrs_skipped,
-            })
-        });
+        let counts = made.counts.as_ref().map(counts_json);
         json!({
             "image": escaped(self.args.image.as_os_str().as_encoded_bytes()),
             "volume_id": made.volume_id.to_string(),
@@ -527,14 +516,32 @@ impl Mkfs {
 }
 
 /// A fresh volume key, and a slot for each of its owners.
-fn slots(sources: &[KeySource], volume_id: &VolumeId, env: &Env) -> Result<(VolumeKey, Vec<KeySlot>), Failure> {
+pub(crate) fn slots(
+    sources: &[KeySource],
+    volume_id: &VolumeId,
+    env: &Env,
+) -> Result<(VolumeKey, Vec<KeySlot>), Failure> {
     let key = VolumeKey::generate(&*env.rng).map_err(|error| Failure::new("random generator", error))?;
     let slots: Result<Vec<KeySlot>, Failure> =
         sources.iter().map(|source| source.slot_for(&key, volume_id, &Argon2Cost::DEFAULT)).collect();
     Ok((key, slots?))
 }
 
-fn counts_text(counts: &Counts) -> String {
+pub(crate) fn counts_json(counts: &Counts) -> serde_json::Value {
+    json!({
+        "files": counts.files,
+        "directories": counts.directories,
+        "symlinks": counts.symlinks,
+        "specials": counts.specials,
+        "hard_links": counts.hard_links,
+        "bytes": counts.bytes,
+        "xattrs": counts.xattrs,
+        "skipped": counts.skipped,
+        "xattrs_skipped": counts.xattrs_skipped,
+    })
+}
+
+pub(crate) fn counts_text(counts: &Counts) -> String {
     let plural = |count: u64, one: &str, many: &str| match count {
         0 => None,
         1 => Some(format!("1 {one}")),

@@ -1,18 +1,23 @@
 //! From a path and a key to an open volume: the image is locked first, then its key found, then the volume opened.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sefs::anchor::Anchor;
 use sefs::backend::{Backend, FileBackend};
-use sefs::format::Header;
+use sefs::check::{CheckOptions, CheckSummary, Event, check, check_public};
+use sefs::format::{HEADER_LEN, Header, ImageType};
 use sefs::keys::VolumeKey;
 use sefs::vfs::{Env, OpenOptions, Volume};
 
 use crate::anchor::AnchorSpec;
 use crate::image::{Image, ImageUse};
 use crate::key_source::{KeyArgs, KeySource};
-use crate::report::{Failure, Tool};
+use crate::provider::CryptoKind;
+use crate::report::{Failure, PIN_NEEDED, Tool};
+use crate::root_digest::RootDigest;
 
 /// A locked image whose header can be read, as yet without a key.
 pub struct Located {
@@ -37,7 +42,74 @@ pub struct Unlocked {
     pub source: KeySource,
 }
 
+/// A located image that may be opened: with its key, or a public one with its root digest.
+pub enum Entry {
+    /// With a key.
+    Unlocked(Box<Unlocked>),
+    /// A public image.
+    Pinned(Box<Pinned>),
+}
+
+/// A public image and what the caller demands of it.
+pub struct Pinned {
+    /// Where it is.
+    pub located: Located,
+    root_digest: RootDigest,
+    volume_id: Option<[u8; 16]>,
+    crypto: CryptoKind,
+}
+
 impl Located {
+    /// As [`Located::open`]; a packed image, which nobody writes to, is opened for reading whatever is wanted.
+    pub fn open_as_it_is(path: &Path, image_use: ImageUse) -> Result<Located, Failure> {
+        // A hint: what it leads to is opened as what it then is.
+        let is_packed = || {
+            let (file, mut bytes) = (File::open(path).ok()?, vec![0; HEADER_LEN]);
+            file.read_exact_at(&mut bytes, 0).ok()?;
+            Some(Header::decode(&bytes).ok()?.image.is_packed())
+        };
+        let image_use = if is_packed() == Some(true) { ImageUse::ReadOnly } else { image_use };
+        Located::open(path, image_use)
+    }
+
+    /// Whether it says that it is packed.
+    pub fn is_packed(&self) -> bool {
+        self.header.image.is_packed()
+    }
+
+    /// Finds what lets the image in: its key, or for a public image the root digest that the caller gave.
+    pub fn enter(mut self, key: &KeyArgs, tool: Tool) -> Result<Entry, Failure> {
+        if self.header.image != ImageType::Public {
+            return self.unlock(key, tool).map(|unlocked| Entry::Unlocked(Box::new(unlocked)));
+        }
+        key.refuse_contradictions()?;
+        if key.has_key() {
+            return Err(Failure::usage(self.path.display(), "it is public: no key authenticates it")
+                .way_out("give --root-digest and no key"));
+        }
+        if key.anchor.is_some() {
+            return Err(
+                Failure::usage(self.path.display(), "a packed image has no anchor").way_out("leave --anchor away")
+            );
+        }
+        let root_digest = key.root_digest.ok_or_else(|| {
+            Failure::usage(self.path.display(), "it is public: only a root digest tells whether it is the right one")
+                .way_out(PIN_NEEDED)
+        })?;
+        self.choose_io(key, tool)?;
+        let (volume_id, crypto) = (key.volume_id.map(|id| id.0), key.crypto.unwrap_or_default());
+        Ok(Entry::Pinned(Box::new(Pinned { located: self, root_digest, volume_id, crypto })))
+    }
+
+    fn choose_io(&mut self, key: &KeyArgs, tool: Tool) -> Result<(), Failure> {
+        if let Some(kind) = key.io {
+            let file = self.image.file().try_clone();
+            let backend = file.and_then(|file| kind.backend(file, tool));
+            self.backend = backend.map_err(|error| Failure::io(&self.path, &error))?;
+        }
+        Ok(())
+    }
+
     /// Locks the image at `path` and reads its header.
     pub fn open(path: &Path, image_use: ImageUse) -> Result<Located, Failure> {
         let image = Image::open(path, image_use)?;
@@ -53,11 +125,7 @@ impl Located {
         let source = key.key_source(&self.path)?;
         source.warnings.iter().for_each(|warning| tool.warn(warning));
         let volume_key = self.find_key(&source)?;
-        if let Some(kind) = key.io {
-            let file = self.image.file().try_clone();
-            let backend = file.and_then(|file| kind.backend(file, tool));
-            self.backend = backend.map_err(|error| Failure::io(&self.path, &error))?;
-        }
+        self.choose_io(key, tool)?;
         Ok(Unlocked { located: self, key: volume_key, source })
     }
 
@@ -101,6 +169,7 @@ impl Unlocked {
             anchor: self.anchor()?,
             abandon_anchor: self.source.abandon_anchor,
             volume_id: self.source.volume_id.map(|id| id.0),
+            root_digest: self.source.root_digest.map(|digest| digest.0),
             ..OpenOptions::default()
         })
     }
@@ -118,6 +187,99 @@ impl Unlocked {
     /// What the library said, about this image.
     pub fn failed(&self, error: &sefs::error::Error) -> Failure {
         Failure::volume(&self.located.path, error)
+    }
+}
+
+impl Entry {
+    /// Where it is.
+    pub fn located(&self) -> &Located {
+        match self {
+            Entry::Unlocked(unlocked) => &unlocked.located,
+            Entry::Pinned(pinned) => &pinned.located,
+        }
+    }
+
+    /// The lock alone, for as long as a volume is open.
+    pub fn into_image(self) -> Image {
+        match self {
+            Entry::Unlocked(unlocked) => unlocked.located.image,
+            Entry::Pinned(pinned) => pinned.located.image,
+        }
+    }
+
+    /// The key, of which public images have none.
+    pub fn unlocked(&self) -> Option<&Unlocked> {
+        match self {
+            Entry::Unlocked(unlocked) => Some(unlocked),
+            Entry::Pinned(_) => None,
+        }
+    }
+
+    /// Opens the volume, for writing if the image was opened for that.
+    pub fn volume(&self) -> Result<Volume, Failure> {
+        self.volume_with(&self.options()?)
+    }
+
+    /// Opens the volume with changed options.
+    pub fn volume_with(&self, options: &OpenOptions) -> Result<Volume, Failure> {
+        self.try_volume(options).map_err(|error| self.failed(&error))
+    }
+
+    /// The same, with the library's own words.
+    pub fn try_volume(&self, options: &OpenOptions) -> sefs::error::Result<Volume> {
+        let backend = self.located().backend.clone();
+        match self {
+            Entry::Unlocked(unlocked) => Volume::open(backend, &unlocked.key, options, &self.env()),
+            Entry::Pinned(_) => Volume::open_public(backend, options, &self.env()),
+        }
+    }
+
+    /// Checks it.
+    pub fn check(&self, options: &CheckOptions, on: &mut dyn FnMut(Event)) -> sefs::error::Result<CheckSummary> {
+        let backend = self.located().backend.clone();
+        match self {
+            Entry::Unlocked(unlocked) => check(backend, &unlocked.key, options, &self.env(), on),
+            Entry::Pinned(_) => check_public(backend, options, &self.env(), on),
+        }
+    }
+
+    /// How it is to be opened.
+    pub fn options(&self) -> Result<OpenOptions, Failure> {
+        match self {
+            Entry::Unlocked(unlocked) => unlocked.options(),
+            Entry::Pinned(pinned) => Ok(OpenOptions {
+                read_only: true,
+                volume_id: pinned.volume_id,
+                root_digest: Some(pinned.root_digest.0),
+                ..OpenOptions::default()
+            }),
+        }
+    }
+
+    /// Whose cryptography is used.
+    pub fn crypto(&self) -> CryptoKind {
+        match self {
+            Entry::Unlocked(unlocked) => unlocked.source.crypto,
+            Entry::Pinned(pinned) => pinned.crypto,
+        }
+    }
+
+    /// What lets it in, for people.
+    pub fn label(&self) -> String {
+        match self {
+            Entry::Unlocked(unlocked) => unlocked.source.label(),
+            Entry::Pinned(_) => "root digest".into(),
+        }
+    }
+
+    /// What the volume needs from this host.
+    pub fn env(&self) -> Env {
+        self.crypto().host_env()
+    }
+
+    /// What the library said, about this image.
+    pub fn failed(&self, error: &sefs::error::Error) -> Failure {
+        Failure::volume(&self.located().path, error)
     }
 }
 

@@ -144,6 +144,11 @@ impl Unplaced {
         self.file.metadata().map(|metadata| FileId::of(&metadata)).map_err(|error| self.failed(&error))
     }
 
+    /// Leaves so many bytes of the file: what was written and given up again goes.
+    pub fn cut(&self, len_bytes: u64) -> Result<(), Failure> {
+        self.file.set_len(len_bytes).map_err(|error| host_refused(&self.place.path, &error))
+    }
+
     /// Puts the complete volume in its place.
     pub fn place(mut self) -> Result<(), Failure> {
         let Some(temporary) = self.temporary.take() else { return Ok(()) };

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use sefs::error::{Error, Posix};
@@ -151,6 +151,16 @@ pub fn populate(
     stop: &AtomicBool,
     on: &mut dyn FnMut(Step<'_>),
 ) -> Result<Counts, PopulateError> {
+    feed(root, options, stop, |items| populate_from(volume, root, items, stop, on))
+}
+
+/// Walks the tree in a thread of its own, a few pieces ahead of `consume`.
+pub(crate) fn feed<T>(
+    root: &Path,
+    options: &WalkOptions,
+    stop: &AtomicBool,
+    consume: impl FnOnce(Receiver<Item>) -> Result<T, PopulateError>,
+) -> Result<T, PopulateError> {
     let options = WalkOptions { contents: true, ..options.clone() };
     let (sender, receiver) = sync_channel(ITEMS_AHEAD);
     thread::scope(|scope| {
@@ -162,7 +172,7 @@ pub fn populate(
                 _ => ControlFlow::Break(()),
             })
         });
-        let written = populate_from(volume, root, receiver, stop, on);
+        let written = consume(receiver);
         let read = match reader.join() {
             Ok(read) => read.map_err(PopulateError::Source),
             Err(panic) => std::panic::resume_unwind(panic),
@@ -170,7 +180,7 @@ pub fn populate(
         match (written, read) {
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             (Ok(_), Ok(())) if stop.load(Ordering::Relaxed) => Err(PopulateError::Interrupted),
-            (Ok(counts), Ok(())) => Ok(counts),
+            (Ok(consumed), Ok(())) => Ok(consumed),
         }
     })
 }

@@ -291,6 +291,10 @@ pub fn one_line(text: &str) -> String {
     out
 }
 
+/// How a public image is opened.
+pub(crate) const PIN_NEEDED: &str = "give --root-digest HEX, which whoever built the image knows (debug.sefs IMAGE root-digest \
+     shows what this one has, and that proves nothing)";
+
 fn volume_way_out(error: &Error) -> Option<&'static str> {
     match error {
         Error::Posix(Posix::NoSpace) => Some("delete something or make a larger volume"),
@@ -300,12 +304,19 @@ fn volume_way_out(error: &Error) -> Option<&'static str> {
         Error::Corrupt(_) => Some("fsck.sefs -n shows all that is hit; please report it with its output"),
         Error::Malformed(Malformed::NotSefs) => Some("check the path; if it was one, take the image from a copy"),
         Error::Malformed(Malformed::Truncated { .. }) => Some("take the whole image from a copy"),
+        Error::Malformed(Malformed::Longer { .. }) => Some("take the image from a copy, or cut off what follows it"),
         Error::Malformed(Malformed::HeaderField(_)) => Some("take the image from a copy"),
         // These say themselves what to do.
         Error::Incompatible(Incompatible::AnchorRequired | Incompatible::FormatVersion(_))
         | Error::Incompatible(Incompatible::Features(_)) => None,
         Error::Incompatible(Incompatible::NotAnchored) => Some("leave --anchor away"),
         Error::Incompatible(Incompatible::OtherAnchor) => Some("give its own anchor"),
+        Error::Incompatible(Incompatible::RootDigest) => {
+            Some("check the path and --root-digest; if both are right, this is not the image that was built")
+        }
+        Error::Incompatible(Incompatible::NotPacked) => Some("leave --root-digest away"),
+        Error::Incompatible(Incompatible::NoKeyAdmits) => Some(PIN_NEEDED),
+        Error::Incompatible(Incompatible::KeyNeeded) => Some("give its key too"),
         Error::Incompatible(Incompatible::VolumeId) => Some("check the path and --volume-id"),
         Error::Incompatible(Incompatible::Suite(_) | Incompatible::ImageType(_)) => Some("use a newer release"),
         Error::Backend(_) => Some("check the disk below the image"),

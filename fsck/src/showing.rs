@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sefs::format::{FORMAT_VERSION, FileKind, Header, KeySlot};
+use sefs::format::{FORMAT_VERSION, FileKind, Header, ImageType, KeySlot};
 use sefs::types::{BLOCK_SIZE_U64, Timestamp};
 use sefs::vfs::{Attr, VolumeInfo};
 use serde_json::{Map, Value, json};
@@ -86,10 +86,13 @@ pub(crate) fn header_text(text: &mut String, header: &Header) {
     line(text, "label", escaped(header.label.as_bytes()));
     let bytes = header.total_blocks.saturating_mul(BLOCK_SIZE_U64);
     line(text, "size", format!("{} ({} blocks)", size::render(bytes), header.total_blocks));
-    line(text, "suite", "aes-256-gcm");
+    line(text, "image type", image_kind(header.image));
+    line(text, "suite", header.image.suite_name());
     line(text, "node size", header.node_size_bytes);
-    line(text, "log ring", format!("{} blocks from block {}", header.ring_blocks, header.ring_start));
-    line(text, "unmerged at most", size::render(header.max_unmerged_bytes));
+    if !header.image.is_packed() {
+        line(text, "log ring", format!("{} blocks from block {}", header.ring_blocks, header.ring_start));
+        line(text, "unmerged at most", size::render(header.max_unmerged_bytes));
+    }
     line(text, "header generation", header.generation);
     line(text, "key generation", header.key_generation);
     let flags = (header.incompatible, header.read_only_compatible, header.compatible);
@@ -99,6 +102,12 @@ pub(crate) fn header_text(text: &mut String, header: &Header) {
 }
 
 pub(crate) fn info_text(text: &mut String, info: &VolumeInfo) {
+    if let (Some(root), Some(manifest)) = (&info.root_digest, &info.manifest_root) {
+        line(text, "root digest", hex(root));
+        line(text, "manifest root", hex(manifest));
+        info.notices.iter().for_each(|notice| line(text, "notice", notice));
+        return;
+    }
     line(text, "checkpoint", info.generation);
     line(text, "epochs", format!("{} of {}", info.epochs, info.max_epochs));
     if let Some(left) = &info.rotating {
@@ -117,6 +126,8 @@ pub(crate) fn info_text(text: &mut String, info: &VolumeInfo) {
 pub(crate) fn header_json(header: &Header, slots: &[Value]) -> Value {
     json!({
         "format_version": FORMAT_VERSION,
+        "image_type": image_kind(header.image),
+        "suite": header.image.suite_name(),
         "volume_id": VolumeId(header.volume_id).to_string(),
         "label": header.label,
         "size_bytes": header.total_blocks.saturating_mul(BLOCK_SIZE_U64),
@@ -136,6 +147,8 @@ pub(crate) fn header_json(header: &Header, slots: &[Value]) -> Value {
 
 pub(crate) fn info_json(info: &VolumeInfo) -> Value {
     json!({
+        "root_digest": info.root_digest.map(|digest| hex(&digest)),
+        "manifest_root": info.manifest_root.map(|root| hex(&root)),
         "checkpoint": info.generation.0,
         "epochs": info.epochs,
         "max_epochs": info.max_epochs,
@@ -146,6 +159,14 @@ pub(crate) fn info_json(info: &VolumeInfo) -> Value {
         "dropped_groups": info.dropped_groups,
         "notices": info.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+fn image_kind(image: ImageType) -> &'static str {
+    match image {
+        ImageType::Volume => "volume",
+        ImageType::Packed => "packed, encrypted",
+        ImageType::Public => "packed, public",
+    }
 }
 
 /// A slot for people, in its own unauthenticated words: a platform for development says so.

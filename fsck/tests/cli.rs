@@ -12,6 +12,8 @@ mod fsck;
 mod manifest;
 #[path = "cli/mkfs.rs"]
 mod mkfs;
+#[path = "cli/packed.rs"]
+mod packed;
 #[path = "cli/repair.rs"]
 mod repair;
 #[path = "cli/rotate.rs"]

@@ -9,7 +9,7 @@ use nix::mount::MsFlags;
 use sefs_tools::mount_options::{Atime, KernelFlags};
 use sefs_tools::{Failure, KeyArgs, MountOptions, size};
 
-/// Mount a SEFS volume as an ordinary directory, through FUSE.
+/// Mount a SEFS volume or packed image as an ordinary directory, through FUSE.
 ///
 /// The command returns once the mount is up. Unmount with umount, or without being root with "fusermount3 -u DIR". What
 /// fsync acknowledged is durable; other changes are within a second. sync and syncfs promise no more than that, for the
@@ -60,7 +60,7 @@ const OPTIONS_HELP: &str = "Mount options:
   commit=SECONDS    how long a change may stay unflushed without fsync [default: 1]
   memory=SIZE       memory for caches of the volume [default: 64M]
   key-file=FILE, passphrase-file=FILE, share-file=FILE, platform=NAME:config=FILE, allow-development,
-  volume-id=UUID, anchor=KIND:PLACE, abandon-anchor, io=HOW, crypto=WHOSE
+  volume-id=UUID, root-digest=HEX, anchor=KIND:PLACE, abandon-anchor, io=HOW, crypto=WHOSE
                     as the options of the same names
 Exit status: 0 mounted, 1 wrong usage, 2 system error, 4 internal error, 8 interrupted, 32 mount failed.";
 

@@ -38,6 +38,7 @@ mod worker;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use nix::mount::MsFlags;
 use sefs_tools::invocation;
 use sefs_tools::{Failure, MountExit, Output, Tool, VolumeId, harden};
 use serde_json::json;
@@ -99,6 +100,10 @@ fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
         Ok(opened) => opened,
         Err(failure) => return failed(&failure, failure.mount_exit()),
     };
+    // A packed image is read-only, whatever was asked for; the kernel shall know.
+    let mut flags = request.flags;
+    flags.set(MsFlags::MS_RDONLY, opened.info.read_only);
+    let request = &arguments::Request { flags, read_only: opened.info.read_only, ..request.clone() };
     if arguments.verbose {
         opened.info.notices.iter().for_each(|notice| report::note(&open::said_of(&request.image, notice)));
         report::note(&format_args!("{}: AES-GCM of {}", request.image.display(), opened.crypto));

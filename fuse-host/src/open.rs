@@ -27,13 +27,13 @@ pub(crate) struct Opened {
 pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
     let path = &request.image;
     let image_use = if request.read_only { ImageUse::ReadOnly } else { ImageUse::ReadWrite };
-    let unlocked = Located::open(path, image_use)?.unlock(&request.key, TOOL)?;
+    let entry = Located::open_as_it_is(path, image_use)?.enter(&request.key, TOOL)?;
     let options = OpenOptions {
         memory_bytes: request.memory_bytes,
         commit_ms: u64::try_from(request.commit.as_millis()).unwrap_or(u64::MAX),
-        ..unlocked.options()?
+        ..entry.options()?
     };
-    let volume = unlocked.volume_with(&options)?;
+    let volume = entry.volume_with(&options)?;
     let info = volume.info();
     for notice in info.notices.iter().filter(|notice| is_warning(notice)) {
         TOOL.warn(&said_of(path, notice));
@@ -42,15 +42,15 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
         volume,
         source: path.canonicalize().map_err(|error| Failure::io(path, &error))?,
         info,
-        key_label: unlocked.source.label(),
-        crypto: unlocked.source.crypto,
-        image: unlocked.located.image,
+        key_label: entry.label(),
+        crypto: entry.crypto(),
+        image: entry.into_image(),
     })
 }
 
-/// An unanchored volume is what its owner chose; everything else is damage.
+/// An unanchored volume, and an image that nothing pins, is what its owner chose; everything else is damage.
 fn is_warning(notice: &Notice) -> bool {
-    !matches!(notice, Notice::Unanchored)
+    !matches!(notice, Notice::Unanchored | Notice::Unpinned)
 }
 
 /// A notice as a line about the image.

@@ -103,7 +103,7 @@ fn location(block: u8) -> BlockLoc {
         addr: BlockAddr(500 + u64::from(block)),
         birth: Generation(2),
         nonce: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, block],
-        tag: [block; 16],
+        proof: [block; 16].into(),
     }
 }
 

@@ -21,10 +21,16 @@ pub fn run(input: &[u8]) {
 fn decode(which: u8, bytes: &[u8]) {
     match which % 17 {
         0 => header(bytes),
-        1 => canonical(Checkpoint::decode(bytes), Checkpoint::encode, bytes),
+        1 => {
+            canonical(Checkpoint::decode(bytes), Checkpoint::encode, bytes);
+            canonical(PackedRoot::decode(bytes), PackedRoot::encode, bytes);
+        }
         2 => {
             if let Ok(chunk) = Chunk::decode(bytes) {
                 assert_eq!(Chunk::decode(&chunk.encode()), Ok(chunk));
+            }
+            if let Ok(chunk) = Chunk::decode_as(bytes, ProofKind::Digest) {
+                assert_eq!(Chunk::decode_as(&chunk.encode(), ProofKind::Digest), Ok(chunk));
             }
         }
         3 => {
@@ -59,6 +65,8 @@ fn decode(which: u8, bytes: &[u8]) {
             if let Some(bytes) = bytes.first_chunk() {
                 canonical(BlockRef::decode(bytes).ok_or("a reference"), BlockRef::encode, bytes);
             }
+            let of_digest = BlockRef::decode_as(bytes, ProofKind::Digest).ok_or("a reference");
+            canonical(of_digest, BlockRef::encode, bytes);
         }
     }
 }
@@ -80,6 +88,10 @@ fn header(bytes: &[u8]) {
     room[..len].copy_from_slice(&slots[..len]);
     let _ = Header::decode(bytes);
     let Ok(header) = Header::decode(&whole) else { return };
+    if header.image == ImageType::Public {
+        assert!(*header.encode_public() == *whole, "a public header encodes to something else");
+        return;
+    }
     let (sealed, _) = VolumeKey::new([1; 32]).seal_header(&Forging, &header);
     // All but the commitment and the authentication code, which the key decides.
     assert!(sealed[..80] == whole[..80] && sealed[112..HEADER_LEN - 32] == whole[112..HEADER_LEN - 32]);

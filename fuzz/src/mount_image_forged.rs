@@ -197,7 +197,7 @@ fn patch(input: &mut Input<'_>) -> Patch {
                 addr: BlockAddr(if state & 4 == 0 { u64::from(input.u16() % 1024) } else { input.number() >> 16 }),
                 birth: Generation(state.into()),
                 nonce: [state; 12],
-                tag: [0x7a; 16],
+                proof: [0x7a; 16].into(),
             }),
         };
         patch.set(block, state, &mut |_| {});

@@ -49,6 +49,6 @@ fn loc_of(byte: u8) -> BlockLoc {
         addr: BlockAddr(u64::from(byte)),
         birth: Generation(1),
         nonce: [byte; 12],
-        tag: [byte; 16],
+        proof: [byte; 16].into(),
     }
 }

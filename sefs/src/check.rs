@@ -6,6 +6,7 @@
 //! ```text
 //! image (header, slots, epochs) ─► log (replay) ─► walk (trees, data) ─► space (bitmaps, counts)
 //!                                                       └─► files (names, links, content)
+//! packed (images without log and bitmaps) ──────────────────┘
 //! ```
 //! *Memory*: one bit for each block in use, 32 bytes for each inode and 24 for each directory entry, the log's records.
 //!
@@ -18,6 +19,7 @@ mod homes;
 mod image;
 mod log;
 mod loss;
+mod packed;
 mod records;
 mod space;
 #[cfg(test)]
@@ -47,7 +49,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::{FILES_TREE, Key, MAX_EPOCHS, SYSTEM_TREE};
 use crate::keys::VolumeKey;
-use crate::store::{GivenUp, Store, StoreOptions};
+use crate::store::{GivenUp, Store, StoreOptions, claims_to_be_packed};
 use crate::suite::Suite;
 use crate::types::Generation;
 
@@ -62,13 +64,22 @@ pub struct CheckOptions {
     pub abandon_anchor: bool,
     /// The volume id that must be found.
     pub volume_id: Option<[u8; 16]>,
+    /// The packed image that must be found.
+    pub root_digest: Option<[u8; 32]>,
     /// The budget of the mount that is tried, at least 4 MiB.
     pub memory_bytes: usize,
 }
 
 impl Default for CheckOptions {
     fn default() -> CheckOptions {
-        CheckOptions { scrub: false, anchor: None, abandon_anchor: false, volume_id: None, memory_bytes: 16 << 20 }
+        CheckOptions {
+            scrub: false,
+            anchor: None,
+            abandon_anchor: false,
+            volume_id: None,
+            root_digest: None,
+            memory_bytes: 16 << 20,
+        }
     }
 }
 
@@ -147,11 +158,28 @@ pub fn check(
 ) -> Result<CheckSummary> {
     let mut report = Report::new(on);
     report.stage(Stage::Opening, 0);
+    if claims_to_be_packed(&*backend) {
+        packed::check(backend, Some(key), options, env, &mut report)?;
+        return Ok(report.summary);
+    }
     let opened = try_mount(backend.clone(), key, options, env)?;
     if let Some(error) = opened {
         report.found(Finding::Unmountable { error });
     }
     survey(backend, key, env, options.scrub, &Amend::default(), &mut report)?;
+    Ok(report.summary)
+}
+
+/// Checks a public image, which `options.root_digest` pins; as [`check`].
+pub fn check_public(
+    backend: Arc<dyn Backend>,
+    options: &CheckOptions,
+    env: &Env,
+    on: &mut dyn FnMut(Event),
+) -> Result<CheckSummary> {
+    let mut report = Report::new(on);
+    report.stage(Stage::Opening, 0);
+    packed::check(backend, None, options, env, &mut report)?;
     Ok(report.summary)
 }
 
@@ -193,7 +221,7 @@ fn survey(
     let mut replay = log::replay(&image, amend.log_end, report)?;
     amend.lay_over(&mut replay);
     report.summary.groups = replay.groups;
-    let (mut space, mut files) = (Space::new(&image), Files::new(&image, &replay));
+    let (mut space, mut files) = (Space::new(&image), Files::new(env.suite.clone(), replay.next_id));
     let nodes = image.checkpoint.nodes.saturating_mul(image.node_blocks());
     report.stage(Stage::Trees, if scrub { image.used_blocks() } else { nodes });
     let mut given_up = GivenUp::default();
@@ -206,7 +234,7 @@ fn survey(
     report.stage(Stage::Space, image.geometry.groups());
     let scope = Scope { incomplete: files.incomplete, pages_given_up: amend.allocation };
     let truth = space.finish(&image, &replay, scope, report);
-    let counted = files.finish(&replay, report);
+    let counted = files.finish(replay.inodes, report);
     Ok(Some(Surveyed { image, replay, truth, counted, given_up }))
 }
 
@@ -233,16 +261,7 @@ impl Surveyed {
 
 /// Whether the volume opens, as a mount would open it. `Err` is what also keeps the check from looking.
 fn try_mount(backend: Arc<dyn Backend>, key: &VolumeKey, options: &CheckOptions, env: &Env) -> Result<Option<Error>> {
-    let options = StoreOptions {
-        read_only: true,
-        anchor: options.anchor.clone(),
-        abandon_anchor: options.abandon_anchor,
-        volume_id: options.volume_id,
-        memory_bytes: options.memory_bytes,
-        corrections: None,
-        max_epochs: MAX_EPOCHS,
-    };
-    match Store::open(backend, key, &options, env) {
+    match Store::open(backend, key, &store_options(options), env) {
         Ok(_) => Ok(None),
         Err(error) => match error {
             Error::Tampered(_) | Error::RolledBack(_) | Error::Corrupt(_) | Error::Posix(_) | Error::Latched(_) => {
@@ -256,6 +275,20 @@ fn try_mount(backend: Arc<dyn Backend>, key: &VolumeKey, options: &CheckOptions,
             | Error::Anchor(_)
             | Error::Invalid(_) => Err(error),
         },
+    }
+}
+
+/// How a mount that changes nothing opens it.
+fn store_options(options: &CheckOptions) -> StoreOptions {
+    StoreOptions {
+        read_only: true,
+        anchor: options.anchor.clone(),
+        abandon_anchor: options.abandon_anchor,
+        volume_id: options.volume_id,
+        root_digest: options.root_digest,
+        memory_bytes: options.memory_bytes,
+        corrections: None,
+        max_epochs: MAX_EPOCHS,
     }
 }
 

@@ -115,6 +115,13 @@ pub enum Tampered {
         /// 0 for a bitmap, more for summaries.
         level: u8,
     },
+    /// A packed image's root block.
+    RootBlock,
+    /// A byte that belongs to nothing and is not zero.
+    Padding {
+        /// The block that it stands in.
+        addr: BlockAddr,
+    },
     /// A page of the epoch table.
     EpochPage {
         /// Its index.
@@ -153,6 +160,8 @@ pub enum RolledBack {
 pub enum Corrupt {
     /// A checkpoint payload does not decode.
     Checkpoint(&'static str),
+    /// A packed image's root block does not decode, or contradicts the header.
+    RootBlock(&'static str),
     /// A tree node does not decode.
     Node(BlockAddr, &'static str),
     /// A node's level is not what its parent says.
@@ -194,6 +203,13 @@ pub enum Corrupt {
 pub enum Malformed {
     /// The magic number is not there: not a SEFS image.
     NotSefs,
+    /// A packed image is longer than its header says.
+    Longer {
+        /// Bytes that the header names.
+        expected_bytes: u64,
+        /// Bytes that the backend has.
+        actual_bytes: u64,
+    },
     /// The image is shorter than its header says.
     Truncated {
         /// Bytes that the header names.
@@ -224,6 +240,14 @@ pub enum Incompatible {
     OtherAnchor,
     /// An anchor was given, the volume has none.
     NotAnchored,
+    /// The root digest is not the one demanded.
+    RootDigest,
+    /// A root digest was demanded of a volume, which has none.
+    NotPacked,
+    /// A key was given for a public image, which no key authenticates: a root digest admits it.
+    NoKeyAdmits,
+    /// No key was given for an image that only a key opens.
+    KeyNeeded,
 }
 
 /// A failure of the host.
@@ -292,6 +316,8 @@ pub enum Invalid {
     Option(&'static str),
     /// A label longer than 64 bytes.
     Label,
+    /// What was to be sealed is not what was measured.
+    ContentChanged,
     /// All key slots are in use, or a slot body is too long.
     KeySlots,
     /// The new volume key is the old one, or there were 2^32 before it.
@@ -442,6 +468,8 @@ impl fmt::Display for Tampered {
             Tampered::AllocPage { group, level } => {
                 write!(f, "tampered: the level-{level} allocation page of group {group} does not authenticate")
             }
+            Tampered::RootBlock => f.write_str("tampered: the image's root block does not authenticate"),
+            Tampered::Padding { addr } => write!(f, "tampered: the padding at block {addr} is not zero"),
             Tampered::EpochPage { index } => write!(f, "tampered: epoch page {index} does not authenticate"),
             Tampered::LogGroup { lsn } => {
                 write!(f, "tampered: the log group at {lsn}, which was flushed, is not there or does not authenticate")
@@ -476,6 +504,12 @@ impl fmt::Display for Malformed {
             Malformed::Truncated { expected_bytes, actual_bytes } => {
                 write!(f, "truncated: the header names {expected_bytes} bytes, there are {actual_bytes}")
             }
+            Malformed::Longer { expected_bytes, actual_bytes } => {
+                write!(
+                    f,
+                    "something follows the image: the header names {expected_bytes} bytes, there are {actual_bytes}"
+                )
+            }
             Malformed::HeaderField(field) => write!(f, "malformed header: {field} is out of range"),
         }
     }
@@ -498,6 +532,12 @@ impl fmt::Display for Incompatible {
             }
             Incompatible::OtherAnchor => f.write_str("the anchor that was given is another volume's"),
             Incompatible::NotAnchored => f.write_str("this volume has no anchor, but one was given"),
+            Incompatible::RootDigest => f.write_str("the image's root digest is not the one demanded"),
+            Incompatible::NotPacked => f.write_str("this is a read-write volume, which has no root digest"),
+            Incompatible::NoKeyAdmits => {
+                f.write_str("this image is public: no key authenticates it, only its root digest does")
+            }
+            Incompatible::KeyNeeded => f.write_str("this image is encrypted: it takes a key"),
         }
     }
 }
@@ -542,6 +582,9 @@ impl fmt::Display for Invalid {
                 write!(f, "the backend has {actual_bytes} bytes, the volume needs {needed_bytes}")
             }
             Invalid::Option(name) => write!(f, "option {name} is out of its range"),
+            Invalid::ContentChanged => {
+                f.write_str("the content changed between the two passes over it; nothing was kept")
+            }
             Invalid::Label => f.write_str("a label has at most 64 bytes"),
             Invalid::KeySlots => f.write_str("no free key slot, or the slot's body is too long"),
             Invalid::VolumeKey => f.write_str("the new volume key is no new one"),

@@ -3,6 +3,7 @@
 //! ```text
 //! slot:       0 salt │ 32 tag │ 48 sealed payload (4,048)
 //! epoch page: 0 salt │ 32 sealed payload (4,064); its tag stands in the checkpoint
+//! root block: as a slot; of a public image, salt and tag are zero and the payload is in plain
 //! ```
 //! *Security*: each message has a key of its own, from a fresh salt, so the nonce is zero. A torn write that is
 //! repeated is another message under another key.
@@ -12,7 +13,7 @@ use alloc::sync::Arc;
 
 use crate::error::{self, Error};
 use crate::format::{
-    CHECKPOINT_LEN, Checkpoint, EPOCH_PAGE_PAYLOAD_LEN, EpochPage, FORMAT_VERSION, Header, VerifiedHeader,
+    CHECKPOINT_LEN, Checkpoint, EPOCH_PAGE_PAYLOAD_LEN, EpochPage, FORMAT_VERSION, Header, PackedRoot, VerifiedHeader,
 };
 use crate::suite::{Aead, Nonce, Rng, SecretKey, Suite, Tag};
 use crate::types::{BLOCK_SIZE, Generation};
@@ -52,7 +53,7 @@ impl VolumeKey {
     }
 }
 
-/// Why a slot or page cannot be used.
+/// Why a slot, page or root block cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OpenFault {
     /// It does not authenticate.
@@ -100,10 +101,6 @@ impl Keyring {
     pub(crate) fn new(suite: Arc<dyn Suite>, volume_key: &VolumeKey, header: &VerifiedHeader) -> Keyring {
         let volume_key = SecretKey::new(*volume_key.expose());
         Keyring { suite, volume_key, immutable_digest: *header.immutable_digest() }
-    }
-
-    pub(crate) fn suite(&self) -> &Arc<dyn Suite> {
-        &self.suite
     }
 
     /// Seals a checkpoint for the slot of its generation.
@@ -167,6 +164,37 @@ impl Keyring {
         self.suite.aead(&self.suite.derive(&[], secret, &[label, immutable_digest]))
     }
 
+    /// Seals a packed image's root block under a key from this salt, which is never used for another payload.
+    pub(crate) fn seal_packed_root(&self, root: &PackedRoot, salt: &[u8; 32]) -> Box<[u8; BLOCK_SIZE]> {
+        let mut bytes = Box::new([0; BLOCK_SIZE]);
+        let payload = root.encode();
+        let associated = associated(CLASS_PACKED_ROOT, 0);
+        let tag = self.packed_root_key(salt).seal(&ZERO_NONCE, &associated, &payload, &mut bytes[SLOT_PAYLOAD_AT..]);
+        bytes[..32].copy_from_slice(salt);
+        bytes[32..SLOT_PAYLOAD_AT].copy_from_slice(&tag);
+        bytes
+    }
+
+    /// Opens a packed image's root block; returns its salt too.
+    pub(crate) fn open_packed_root(&self, bytes: &[u8; BLOCK_SIZE]) -> Result<(PackedRoot, [u8; 32]), OpenFault> {
+        let (salt, rest) = bytes.split_first_chunk::<32>().ok_or(OpenFault::Auth)?;
+        let (tag, sealed) = rest.split_first_chunk::<16>().ok_or(OpenFault::Auth)?;
+        let mut payload = sealed.to_vec();
+        let opened = self.packed_root_key(salt).open(&ZERO_NONCE, &associated(CLASS_PACKED_ROOT, 0), &mut payload, tag);
+        opened.map_err(|_| OpenFault::Auth)?;
+        Ok((PackedRoot::decode(&payload).map_err(OpenFault::Corrupt)?, *salt))
+    }
+
+    /// What the data and node keys of a packed image derive from.
+    pub(crate) fn packed_secret(&self, salt: &[u8; 32]) -> SecretKey {
+        self.suite.derive(salt, &self.volume_key, &[b"sefs 1 packed content", &self.immutable_digest])
+    }
+
+    fn packed_root_key(&self, salt: &[u8; 32]) -> Box<dyn Aead> {
+        let info: [&[u8]; 2] = [b"sefs 1 packed root", &self.immutable_digest];
+        self.suite.aead(&self.suite.derive(salt, &self.volume_key, &info))
+    }
+
     fn checkpoint_key(&self, index: u8, salt: &[u8; 32]) -> Box<dyn Aead> {
         let info: [&[u8]; 3] = [b"sefs 1 checkpoint", &[index], &self.immutable_digest];
         self.suite.aead(&self.suite.derive(salt, &self.volume_key, &info))
@@ -183,6 +211,8 @@ pub(crate) const CLASS_NODE: u8 = 2;
 pub(crate) const CLASS_DATA: u8 = 3;
 pub(crate) const CLASS_ALLOC_PAGE: u8 = 5;
 pub(crate) const CLASS_EPOCH_PAGE: u8 = 6;
+/// A packed image's root block.
+pub(crate) const CLASS_PACKED_ROOT: u8 = 7;
 
 const ZERO_NONCE: Nonce = [0; 12];
 const SLOT_PAYLOAD_AT: usize = 48;

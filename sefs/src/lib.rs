@@ -1,7 +1,7 @@
 //! An encrypted, integrity-protected filesystem for library OSes in trusted execution environments.
 //!
 //! ```text
-//! repair ─► check
+//! repair ─► check    pack ─► vfs (rules of attributes), node, keys, backend
 //! vfs, check ─► store (layers, log, commit, checkpoint, recovery)
 //!                 ├─► merge ─► tree ─► node
 //!                 ├─► cache
@@ -24,12 +24,14 @@ pub mod anchor;
 pub mod backend;
 mod cache;
 pub mod check;
+mod digest;
 pub mod env;
 pub mod error;
 pub mod format;
 pub mod keys;
 mod merge;
 mod node;
+pub mod pack;
 pub mod repair;
 mod sealer;
 mod store;

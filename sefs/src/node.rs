@@ -14,7 +14,7 @@
 
 use alloc::vec::Vec;
 
-use crate::format::{BLOCK_REF_LEN, BlockRef, Key, Kind, MAX_VALUE_LEN};
+use crate::format::{BlockRef, Key, Kind, MAX_VALUE_LEN, ProofKind, block_ref_len};
 use crate::types::BLOCK_SIZE;
 
 /// The highest level a node may have.
@@ -39,11 +39,23 @@ pub(crate) const fn capacity(node_size: usize) -> usize {
 pub(crate) struct Node {
     bytes: Vec<u8>,
     count: usize,
+    /// What its references hold.
+    proofs: ProofKind,
 }
 
 impl Node {
-    /// Checks the bytes of a node that must stand at `level`.
+    /// Checks the bytes of a volume's node that must stand at `level`.
     pub(crate) fn decode(bytes: Vec<u8>, level: u8, node_size: usize) -> Result<Node, &'static str> {
+        Node::decode_as(bytes, level, node_size, ProofKind::Tag)
+    }
+
+    /// The same, of a node whose references hold this kind of proof.
+    pub(crate) fn decode_as(
+        bytes: Vec<u8>,
+        level: u8,
+        node_size: usize,
+        proofs: ProofKind,
+    ) -> Result<Node, &'static str> {
         if bytes.len() != node_size || node_size < HEADER_LEN {
             return Err("a node of the wrong size");
         }
@@ -68,7 +80,7 @@ impl Node {
         if bytes[values_start + values_len..].iter().any(|&byte| byte != 0) {
             return Err("the padding is not zero");
         }
-        let node = Node { bytes, count };
+        let node = Node { bytes, count, proofs };
         node.check_entries(level, values_len)?;
         Ok(node)
     }
@@ -103,8 +115,7 @@ impl Node {
     }
 
     fn is_child(&self, i: usize) -> bool {
-        let Ok(bytes) = <&[u8; BLOCK_REF_LEN]>::try_from(self.value(i)) else { return false };
-        let Some(reference) = BlockRef::decode(bytes) else { return false };
+        let Some(reference) = BlockRef::decode_as(self.value(i), self.proofs) else { return false };
         let node_size = self.bytes.len();
         let Ok(node_blocks) = u64::try_from(node_size / BLOCK_SIZE) else { return false };
         usize::try_from(reference.len_bytes) == Ok(node_size)
@@ -151,7 +162,7 @@ impl Node {
         if self.level() == 0 {
             return None;
         }
-        self.value(i).try_into().ok().and_then(BlockRef::decode)
+        BlockRef::decode_as(self.value(i), self.proofs)
     }
 
     /// Where `key` stands, or else where it would be inserted.
@@ -196,12 +207,23 @@ pub(crate) struct NodeBuilder {
     level: u8,
     count: u16,
     last: Option<Key>,
+    proofs: ProofKind,
 }
 
 impl NodeBuilder {
-    /// Starts a node of `node_size` bytes (at most 65,536) at `level`.
+    /// Starts a volume's node of `node_size` bytes (at most 65,536) at `level`.
     pub(crate) fn new(level: u8, node_size: usize) -> NodeBuilder {
-        NodeBuilder { node_size, index: Vec::new(), values: Vec::new(), level, count: 0, last: None }
+        NodeBuilder::new_as(level, node_size, ProofKind::Tag)
+    }
+
+    /// The same, of a node whose references hold this kind of proof.
+    pub(crate) fn new_as(level: u8, node_size: usize, proofs: ProofKind) -> NodeBuilder {
+        NodeBuilder { node_size, index: Vec::new(), values: Vec::new(), level, count: 0, last: None, proofs }
+    }
+
+    /// Whether an entry with a value of `value_len` bytes still fits.
+    pub(crate) fn has_room(&self, value_len: usize) -> bool {
+        self.index.len() + self.values.len() + entry_len(value_len) <= capacity(self.node_size)
     }
 
     /// Adds an entry whose key is larger than all before. Refuses, without a change, what a node may not hold.
@@ -209,10 +231,10 @@ impl NodeBuilder {
         if self.last.is_some_and(|last| last >= key) {
             return Err("keys do not rise");
         }
-        if value.len() > MAX_VALUE_LEN || (self.level > 0 && value.len() != BLOCK_REF_LEN) {
+        if value.len() > MAX_VALUE_LEN || (self.level > 0 && value.len() != block_ref_len(self.proofs)) {
             return Err("a value of the wrong length");
         }
-        if self.index.len() + self.values.len() + entry_len(value.len()) > capacity(self.node_size) {
+        if !self.has_room(value.len()) {
             return Err("the node is full");
         }
         let (Ok(position), Ok(len), Some(count)) =
@@ -278,9 +300,10 @@ mod tests {
         builder.finish().unwrap()
     }
 
-    fn reference(addr: u64, len_bytes: u32) -> [u8; BLOCK_REF_LEN] {
+    fn reference(addr: u64, len_bytes: u32) -> Vec<u8> {
         let (epoch, birth) = (EpochId(3), Generation(4));
-        BlockRef { source: 0, epoch, addr: BlockAddr(addr), nonce: [1; 12], birth, tag: [2; 16], len_bytes }.encode()
+        BlockRef { source: 0, epoch, addr: BlockAddr(addr), nonce: [1; 12], birth, proof: [2; 16].into(), len_bytes }
+            .encode()
     }
 
     fn inner(addr: u64, len_bytes: u32) -> Vec<u8> {

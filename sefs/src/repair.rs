@@ -216,6 +216,7 @@ fn write(
         anchor: options.anchor.clone(),
         abandon_anchor: options.abandon_anchor,
         volume_id: options.volume_id,
+        root_digest: options.root_digest,
         memory_bytes: options.memory_bytes,
         max_epochs: MAX_EPOCHS,
         corrections: Some(Arc::new(corrections)),

@@ -15,10 +15,11 @@ use alloc::vec::Vec;
 
 use zeroize::Zeroizing;
 
+use crate::digest;
 use crate::error::{self, Corrupt, Error, Latched, Tampered};
 use crate::format::{
-    AllocEntry, BlockLoc, BlockRef, Checkpoint, ENTRIES_PER_EPOCH_PAGE, EpochEntry, EpochPage, GROUP_PREFIX_LEN,
-    GroupPrefix, LIVE_UNKNOWN, LogRecord, MAX_EPOCHS, Rotation, VerifiedHeader, nonce_at,
+    AllocEntry, BlockLoc, BlockRef, Checkpoint, Digest, ENTRIES_PER_EPOCH_PAGE, EpochEntry, EpochPage,
+    GROUP_PREFIX_LEN, GroupPrefix, LIVE_UNKNOWN, LogRecord, MAX_EPOCHS, Proof, Rotation, VerifiedHeader, nonce_at,
 };
 use crate::keys::{
     CLASS_ALLOC_PAGE, CLASS_DATA, CLASS_NODE, Keyring, OpenFault, OpenedSlot, SealedEpochPage, SealedSlot, VolumeKey,
@@ -32,6 +33,8 @@ use crate::types::{BLOCK_SIZE, EpochId, Generation, Lsn};
 const DEFAULT_EPOCH_LIMIT: u64 = 1 << 32;
 /// An epoch counts as exhausted this many messages before its end, so that what is under way still fits.
 const MAX_MARGIN: u64 = 1 << 20;
+/// What references of packed images name; their keys derive from the root block's salt.
+pub(crate) const PACKED_EPOCH: EpochId = EpochId(0);
 /// Epochs whose keys are kept expanded.
 const MAX_EXPANDED: usize = 64;
 
@@ -47,7 +50,7 @@ pub(crate) struct SealedRun {
 
 /// What proves one sealed message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Proof {
+pub(crate) struct Sealed {
     pub(crate) epoch: EpochId,
     pub(crate) nonce: Nonce,
     pub(crate) tag: Tag,
@@ -107,7 +110,9 @@ impl From<SealFailure> for Error {
 
 /// Seals and opens. All methods may be called from several threads.
 pub(crate) struct Sealer {
-    keyring: Keyring,
+    suite: Arc<dyn Suite>,
+    /// A public image has no keys: there is nothing to decrypt, and nothing is sealed.
+    keyring: Option<Keyring>,
     rng: Arc<dyn Rng>,
     table: RwLock<Table>,
 }
@@ -179,20 +184,30 @@ impl NonceSource {
 /// Data blocks, nodes, allocation pages and log groups.
 impl Sealer {
     pub(crate) fn new(suite: Arc<dyn Suite>, rng: Arc<dyn Rng>, key: &VolumeKey, header: &VerifiedHeader) -> Sealer {
-        let table = Table {
-            epochs: BTreeMap::new(),
-            current: None,
-            limit: DEFAULT_EPOCH_LIMIT,
-            max_epochs: MAX_EPOCHS,
-            needed: EpochId(0),
-            expanded: 0,
-            rotation: None,
-        };
-        Sealer { keyring: Keyring::new(suite, key, header), rng, table: RwLock::new(table) }
+        let table = Table::new();
+        let keyring = Some(Keyring::new(suite.clone(), key, header));
+        Sealer { suite, keyring, rng, table: RwLock::new(table) }
+    }
+
+    /// Opens what stands in a packed image that is encrypted under keys from this salt.
+    pub(crate) fn packed(
+        suite: Arc<dyn Suite>,
+        rng: Arc<dyn Rng>,
+        keyring: Keyring,
+        salt: &[u8; 32],
+    ) -> Result<Sealer, Corrupt> {
+        let secret = keyring.packed_secret(salt);
+        let sealer = Sealer { suite, keyring: Some(keyring), rng, table: RwLock::new(Table::new()) };
+        sealer.add_epoch(PACKED_EPOCH, secret, LIVE_UNKNOWN).map(|()| sealer)
+    }
+
+    /// Opens what stands in a packed image in plain.
+    pub(crate) fn public(suite: Arc<dyn Suite>, rng: Arc<dyn Rng>) -> Sealer {
+        Sealer { suite, keyring: None, rng, table: RwLock::new(Table::new()) }
     }
 
     pub(crate) fn suite(&self) -> &Arc<dyn Suite> {
-        self.keyring.suite()
+        &self.suite
     }
 
     /// Seals as many blocks as `out` has room for, with consecutive nonces of the current epoch. `out` may be memory that
@@ -220,9 +235,38 @@ impl Sealer {
 
     /// Verifies and decrypts a data block in place.
     pub(crate) fn open_data(&self, loc: &BlockLoc, buf: &mut [u8; BLOCK_SIZE]) -> Result<(), OpenFailure> {
-        let keys = self.keys(loc.epoch)?;
-        let opened = keys.data.open(&loc.nonce, &associated(CLASS_DATA, 0), buf, &loc.tag);
-        opened.map_err(|_| OpenFailure::Auth)
+        match &loc.proof {
+            Proof::Tag(tag) => {
+                let opened = self.keys(loc.epoch)?.data.open(&loc.nonce, &associated(CLASS_DATA, 0), buf, tag);
+                opened.map_err(|_| OpenFailure::Auth)
+            }
+            Proof::Digest(digest) => {
+                self.verify(CLASS_DATA, 0, &loc.nonce, digest, buf)?;
+                self.uncover(loc.epoch, |keys| keys.data.decrypt_verified(&loc.nonce, buf))
+            }
+        }
+    }
+
+    /// Compares stored bytes, in memory that only we see, with their digest; on failure they are zeroed.
+    fn verify(&self, class: u8, level: u8, nonce: &Nonce, digest: &Digest, buf: &mut [u8]) -> Result<(), OpenFailure> {
+        let nonce = self.keyring.as_ref().map(|_| nonce);
+        if digest::of_stored(&*self.suite, class, level, nonce, buf) == *digest {
+            return Ok(());
+        }
+        buf.fill(0);
+        Err(OpenFailure::Auth)
+    }
+
+    /// Decrypts what was verified; in a public image there is nothing to decrypt.
+    fn uncover(&self, epoch: EpochId, decrypt: impl FnOnce(&EpochKeys)) -> Result<(), OpenFailure> {
+        if self.keyring.is_some() {
+            decrypt(&*self.keys(epoch)?);
+        }
+        Ok(())
+    }
+
+    fn keyring(&self) -> error::Result<&Keyring> {
+        self.keyring.as_ref().ok_or_else(|| SealFailure::NoEpoch.into())
     }
 
     /// Takes data blocks that stand side by side out of `host`, memory that the host sees, and opens them into `out` of the
@@ -233,6 +277,17 @@ impl Sealer {
         let mut keys: Option<(EpochId, Arc<EpochKeys>)> = None;
         let places = host.chunks_exact(BLOCK_SIZE).zip(out.chunks_exact_mut(BLOCK_SIZE));
         for (index, (loc, (sealed, block))) in run.iter().zip(places).enumerate() {
+            block.copy_from_slice(sealed);
+            let tag = match &loc.proof {
+                Proof::Tag(tag) => tag,
+                Proof::Digest(digest) => {
+                    let opened = self.verify(CLASS_DATA, 0, &loc.nonce, digest, block);
+                    opened.map_err(|failure| (index, failure))?;
+                    let opened = self.uncover(loc.epoch, |keys| keys.data.decrypt_verified(&loc.nonce, block));
+                    opened.map_err(|failure| (index, failure))?;
+                    continue;
+                }
+            };
             let expanded = match &keys {
                 Some((epoch, expanded)) if *epoch == loc.epoch => expanded,
                 _ => {
@@ -240,27 +295,34 @@ impl Sealer {
                     &keys.insert((loc.epoch, expanded)).1
                 }
             };
-            block.copy_from_slice(sealed);
-            let opened = expanded.data.open(&loc.nonce, &associated, block, &loc.tag);
+            let opened = expanded.data.open(&loc.nonce, &associated, block, tag);
             opened.map_err(|_| (index, OpenFailure::Auth))?;
         }
         Ok(())
     }
 
     /// Seals a tree node of `level` into `own`, memory that only we see.
-    pub(crate) fn seal_node(&self, level: u8, plain: &[u8], own: &mut [u8]) -> Result<Proof, SealFailure> {
+    pub(crate) fn seal_node(&self, level: u8, plain: &[u8], own: &mut [u8]) -> Result<Sealed, SealFailure> {
         self.seal(|keys| &*keys.node, CLASS_NODE, level, plain, own)
     }
 
     /// Verifies and decrypts, in place, the tree node that `reference` names; the parent says that its level is `level`.
     pub(crate) fn open_node(&self, level: u8, reference: &BlockRef, buf: &mut [u8]) -> Result<(), OpenFailure> {
-        let keys = self.keys(reference.epoch)?;
-        let opened = keys.node.open(&reference.nonce, &associated(CLASS_NODE, level), buf, &reference.tag);
-        opened.map_err(|_| OpenFailure::Auth)
+        let (epoch, nonce) = (reference.epoch, &reference.nonce);
+        match &reference.proof {
+            Proof::Tag(tag) => {
+                let opened = self.keys(epoch)?.node.open(nonce, &associated(CLASS_NODE, level), buf, tag);
+                opened.map_err(|_| OpenFailure::Auth)
+            }
+            Proof::Digest(digest) => {
+                self.verify(CLASS_NODE, level, nonce, digest, buf)?;
+                self.uncover(epoch, |keys| keys.node.decrypt_verified(nonce, buf))
+            }
+        }
     }
 
     /// Seals an allocation page of `level` (0 bitmap) into `own`, memory that only we see.
-    pub(crate) fn seal_alloc_page(&self, level: u8, plain: &[u8], own: &mut [u8]) -> Result<Proof, SealFailure> {
+    pub(crate) fn seal_alloc_page(&self, level: u8, plain: &[u8], own: &mut [u8]) -> Result<Sealed, SealFailure> {
         self.seal(|keys| &*keys.node, CLASS_ALLOC_PAGE, level, plain, own)
     }
 
@@ -305,11 +367,11 @@ impl Sealer {
         level: u8,
         plain: &[u8],
         own: &mut [u8],
-    ) -> Result<Proof, SealFailure> {
+    ) -> Result<Sealed, SealFailure> {
         let epoch = self.sealing(None)?;
         let nonce = epoch.nonces.burn(1, epoch.limit, &*self.rng)?;
         let tag = key(&epoch.keys).seal(&nonce, &associated(class, level), plain, own);
-        Ok(Proof { epoch: epoch.id, nonce, tag })
+        Ok(Sealed { epoch: epoch.id, nonce, tag })
     }
 }
 
@@ -317,12 +379,12 @@ impl Sealer {
 impl Sealer {
     /// Seals a checkpoint for the slot of its generation.
     pub(crate) fn seal_checkpoint(&self, checkpoint: &Checkpoint) -> error::Result<SealedSlot> {
-        self.keyring.seal_checkpoint(checkpoint, &*self.rng)
+        self.keyring()?.seal_checkpoint(checkpoint, &*self.rng)
     }
 
     /// Opens checkpoint slot `index`.
     pub(crate) fn open_checkpoint(&self, index: u8, bytes: &[u8; BLOCK_SIZE]) -> Result<OpenedSlot, OpenFault> {
-        self.keyring.open_checkpoint(index, bytes)
+        self.keyring.as_ref().ok_or(OpenFault::Auth)?.open_checkpoint(index, bytes)
     }
 }
 
@@ -330,9 +392,14 @@ impl Sealer {
 impl Sealer {
     /// From now on everything is sealed under another volume key. No epoch that is known seals again: the next one to be drawn
     /// is the first of the new key. Nothing that an epoch sealed may be on its way to the volume.
-    pub(crate) fn change_key(&mut self, key: &VolumeKey, header: &VerifiedHeader, old_header_digest: [u8; 32]) {
-        let old_immutable_digest = *self.keyring.immutable_digest();
-        self.keyring = Keyring::new(self.keyring.suite().clone(), key, header);
+    pub(crate) fn change_key(
+        &mut self,
+        key: &VolumeKey,
+        header: &VerifiedHeader,
+        old_header_digest: [u8; 32],
+    ) -> error::Result<()> {
+        let old_immutable_digest = *self.keyring()?.immutable_digest();
+        self.keyring = Some(Keyring::new(self.suite.clone(), key, header));
         let mut table = self.table.write();
         let last = table.epochs.last_key_value().map_or(1, |(last, _)| last.0);
         for epoch in table.epochs.values_mut() {
@@ -341,6 +408,7 @@ impl Sealer {
         table.current = None;
         let first_epoch = EpochId(last.saturating_add(1));
         table.rotation = Some(Rotation { first_epoch, old_immutable_digest, old_header_digest });
+        Ok(())
     }
 
     /// What a checkpoint says of the volume key before this one; epochs are told apart by it.
@@ -529,8 +597,9 @@ impl Sealer {
             let pages: Vec<EpochPage> = entries.chunks(ENTRIES_PER_EPOCH_PAGE).map(page_of).collect();
             (pages, count)
         };
+        let keyring = self.keyring()?;
         let sealed: error::Result<Vec<_>> =
-            pages.iter().map(|page| self.keyring.seal_epoch_page(page, &*self.rng)).collect();
+            pages.iter().map(|page| keyring.seal_epoch_page(page, &*self.rng)).collect();
         Ok((sealed?, count))
     }
 
@@ -544,7 +613,7 @@ impl Sealer {
         generation: Generation,
         newest: bool,
     ) -> error::Result<()> {
-        let page = self.keyring.open_epoch_page(bytes, tag).map_err(|fault| match fault {
+        let page = self.keyring()?.open_epoch_page(bytes, tag).map_err(|fault| match fault {
             OpenFault::Auth => Error::from(Tampered::EpochPage { index }),
             OpenFault::Corrupt(_) => Corrupt::EpochPage(index).into(),
         })?;
@@ -571,8 +640,9 @@ impl Sealer {
             }
             (SecretKey::new(*epoch.secret.expose()), table.rotation.filter(|rotation| id < rotation.first_epoch))
         };
-        let immutable = old.as_ref().map_or(self.keyring.immutable_digest(), |it| &it.old_immutable_digest);
-        let key = |label: &[u8]| self.keyring.epoch_key(&secret, label, immutable);
+        let keyring = self.keyring.as_ref().ok_or(OpenFailure::UnknownEpoch(id))?;
+        let immutable = old.as_ref().map_or(keyring.immutable_digest(), |it| &it.old_immutable_digest);
+        let key = |label: &[u8]| keyring.epoch_key(&secret, label, immutable);
         let keys =
             Arc::new(EpochKeys { data: key(b"sefs 1 data"), node: key(b"sefs 1 node"), log: key(b"sefs 1 log") });
         self.table.write().remember(id, &keys);
@@ -609,6 +679,18 @@ impl Epoch {
 }
 
 impl Table {
+    fn new() -> Table {
+        Table {
+            epochs: BTreeMap::new(),
+            current: None,
+            limit: DEFAULT_EPOCH_LIMIT,
+            max_epochs: MAX_EPOCHS,
+            needed: EpochId(0),
+            expanded: 0,
+            rotation: None,
+        }
+    }
+
     fn old_keys(&self, rotation: &Rotation) -> impl Iterator<Item = (&EpochId, &Epoch)> {
         self.epochs.range(..rotation.first_epoch)
     }

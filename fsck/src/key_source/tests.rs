@@ -162,8 +162,6 @@ fn what_is_not_supported_says_so() {
     let folder = Folder::new();
     let args = KeyArgs { platform: Some("tpm:slot=3".into()), ..KeyArgs::default() };
     assert!(folder.read(&args).err().unwrap().starts_with("--platform tpm: "));
-    let args = KeyArgs { root_digest: Some("00".into()), ..KeyArgs::default() };
-    assert!(folder.read(&args).err().unwrap().contains("packed images are not supported"));
 }
 
 #[test]
@@ -172,6 +170,9 @@ fn mount_options_of_the_same_names() {
     assert_eq!(args.take_option("key-file", Some("/k")), Ok(true));
     assert_eq!(args.take_option("anchor", Some("file:/a")), Ok(true));
     assert_eq!(args.take_option("abandon-anchor", None), Ok(true));
+    assert!(args.take_option("root-digest", Some("00")).unwrap_err().to_string().contains("64 hex digits"));
+    assert_eq!(args.take_option("root-digest", Some(&"0a".repeat(32))), Ok(true));
+    assert_eq!(args.root_digest.unwrap().0, [10; 32]);
     assert_eq!(args.take_option("allow_other", None), Ok(false));
     assert_eq!(args.take_option("allow-development", None), Ok(true));
     assert_eq!(args.take_option("io", Some("sync")), Ok(true));
@@ -214,6 +215,7 @@ fn a_slot_over_the_budget_is_named_only_if_no_other_opens() {
 
 fn header(slots: Vec<KeySlot>) -> Header {
     Header {
+        image: sefs::format::ImageType::Volume,
         incompatible: 0,
         volume_id: ID.0,
         node_size_bytes: 16_384,

@@ -174,7 +174,7 @@ fn a_source_that_is_none_is_refused() {
     bench.mkfs(&["a", "--size", "4M", "-x", "--key-file", "key"]).refused(1, &["--from"]);
 }
 
-fn make_tree(root: &Path) {
+pub(crate) fn make_tree(root: &Path) {
     fs::create_dir_all(root.join("files/deep/deeper")).unwrap();
     fs::write(root.join("files/empty"), "").unwrap();
     fs::write(root.join("files/inline"), pattern(2048)).unwrap();
@@ -230,7 +230,7 @@ fn make_tree(root: &Path) {
 }
 
 /// Compares a directory of the volume with one of the host, all below it too. Returns how many entries were compared.
-fn compare(volume: &Volume, ino: InodeNo, path: &Path) -> usize {
+pub(crate) fn compare(volume: &Volume, ino: InodeNo, path: &Path) -> usize {
     let metadata = fs::symlink_metadata(path).unwrap();
     let attr = volume.attr(ino).unwrap();
     compare_attributes(volume, &attr, &metadata, path);

@@ -111,6 +111,11 @@ impl Stage {
         self.folder.path().join(name)
     }
 
+    /// The volume's key file.
+    pub(crate) fn key_file(&self) -> PathBuf {
+        self.key.clone()
+    }
+
     /// A key file that is not the volume's.
     pub(crate) fn wrong_key(&self) -> PathBuf {
         let path = self.folder.path().join("wrong");
@@ -140,9 +145,14 @@ impl Stage {
 
     /// Mounts in the foreground and waits until it is up.
     pub(crate) fn mount(&self, options: &[&str]) -> Mount {
+        self.mount_as(&[&["{key}"], options].concat())
+    }
+
+    /// The same with these arguments and no key, unless one of them is `{key}`.
+    pub(crate) fn mount_as(&self, arguments: &[&str]) -> Mount {
         let point = self.point();
-        let mut child =
-            self.command(&[&["-f"], options].concat()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = self.raw_command(&["{image}", "{dir}"], &[&["-f"], arguments].concat());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let deadline = Instant::now() + PATIENCE;
         while line_of(&point).is_none() {
             if let Some(status) = child.try_wait().unwrap() {

@@ -1,7 +1,7 @@
 //! Where groups, allocation pages and reserved areas lie: pure functions of the volume's size and its ring.
 
 use crate::error::Invalid;
-use crate::format::AllocEntry;
+use crate::format::{AllocEntry, PACKED_DATA_ADDR};
 use crate::types::{BLOCK_SIZE_U64, BlockAddr, GROUP_BLOCKS};
 
 use super::Extent;
@@ -57,6 +57,16 @@ impl Geometry {
             return Err(Invalid::Option("ring"));
         }
         Ok(Geometry { total_blocks, ring_start, ring_blocks })
+    }
+
+    /// The shape of a packed image: nothing is ever allocated, and everything behind the root block may be referred to.
+    pub(crate) fn packed(total_blocks: u64) -> Geometry {
+        Geometry { total_blocks, ring_start: 0, ring_blocks: 0 }
+    }
+
+    /// No volume is without a ring.
+    fn is_packed(&self) -> bool {
+        self.ring_blocks == 0
     }
 
     /// The largest possible size that is not above `total_blocks`: a last group too short for its homes and the replica is
@@ -127,6 +137,9 @@ impl Geometry {
     /// True if every block of the range may hold data or nodes.
     pub(crate) fn is_usable(&self, range: Extent) -> bool {
         let Some(end) = range.addr.0.checked_add(range.blocks) else { return false };
+        if self.is_packed() {
+            return range.blocks > 0 && range.start() >= PACKED_DATA_ADDR.0 && end <= self.total_blocks;
+        }
         if range.blocks == 0 || range.start() < HEAD_BLOCKS || end > self.total_blocks - REPLICA_BLOCKS {
             return false;
         }
@@ -159,6 +172,9 @@ impl Geometry {
 
     /// What an entry says is free below it.
     pub(super) fn free_below(&self, level: u8, index: u64, entry: &AllocEntry) -> FreeBelow {
+        if self.is_packed() {
+            return FreeBelow { blocks: 0, quads: 0 };
+        }
         if entry.present {
             FreeBelow { blocks: entry.free_blocks, quads: u64::from(entry.free_quads) }
         } else {

@@ -8,8 +8,6 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::image::Image;
-use super::log::Replay;
 use super::walk::{corrupt, misplaced};
 use super::xattrs::{self, Xattrs};
 use super::{Finding, Report, Stage};
@@ -111,9 +109,10 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(image: &Image, replay: &Replay) -> Files {
+    /// Numbers from `next_id` on are not in use.
+    pub(super) fn new(suite: Arc<dyn Suite>, next_id: u64) -> Files {
         Files {
-            suite: image.sealer.suite().clone(),
+            suite,
             inodes: Vec::new(),
             names: Vec::new(),
             elsewhere: BTreeMap::new(),
@@ -121,7 +120,7 @@ impl Files {
             orphans: Vec::new(),
             current: None,
             highest_id: 0,
-            next_id: replay.next_id,
+            next_id,
             inode_records: 0,
             incomplete: false,
         }
@@ -331,13 +330,13 @@ impl Files {
         }
     }
 
-    /// Everything was seen.
-    pub(super) fn finish(mut self, replay: &Replay, report: &mut Report<'_>) -> Counted {
-        self.compare_all(replay, report);
+    /// Everything was seen; so many inodes are counted elsewhere.
+    pub(super) fn finish(mut self, inodes: u64, report: &mut Report<'_>) -> Counted {
+        self.compare_all(inodes, report);
         Counted { inodes: self.inode_records, highest_id: self.highest_id }
     }
 
-    fn compare_all(&mut self, replay: &Replay, report: &mut Report<'_>) {
+    fn compare_all(&mut self, inodes: u64, report: &mut Report<'_>) {
         self.end_current(report);
         report.stage(Stage::Names, u64::try_from(self.names.len()).unwrap_or(0));
         if self.highest_id >= self.next_id {
@@ -351,8 +350,8 @@ impl Files {
         for content in core::mem::take(&mut self.elsewhere).values() {
             check_content(content, &nothing, report);
         }
-        if replay.inodes != self.inode_records {
-            report.found(Finding::InodeCount { stored: replay.inodes, found: self.inode_records });
+        if inodes != self.inode_records {
+            report.found(Finding::InodeCount { stored: inodes, found: self.inode_records });
         }
         self.check_names(report);
         self.check_links(report);

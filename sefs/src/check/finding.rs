@@ -360,6 +360,18 @@ findings! {
         /// How many.
         blocks: u64,
     } = "leaked", Error, Sums, "{blocks} blocks from {addr} on are marked in use, but nothing refers to them";
+    /// Blocks of a packed image that nothing refers to.
+    Unreferred {
+        /// The first one.
+        addr: BlockAddr,
+        /// How many.
+        blocks: u64,
+    } = "unreferred", Error, None, "nothing refers to the {blocks} blocks from {addr} on";
+    /// A packed image's reference has an epoch, a birth or a nonce that none has.
+    NotCanonical {
+        /// What it refers to.
+        addr: BlockAddr,
+    } = "not-canonical", Error, None, "the reference to block {addr} has fields that no packed image has";
     /// Blocks are in use and marked free.
     NotAllocated {
         /// The first one.

@@ -24,11 +24,11 @@ pub(crate) type Bits = [u64; WORDS];
 
 /// A set of blocks, with memory for those groups only that have some.
 #[derive(Default)]
-struct Seen(BTreeMap<u64, Box<Bits>>);
+pub(super) struct Seen(BTreeMap<u64, Box<Bits>>);
 
 impl Seen {
     /// Adds a block; false if it was there.
-    fn add(&mut self, addr: BlockAddr) -> bool {
+    pub(super) fn add(&mut self, addr: BlockAddr) -> bool {
         let (group, word, bit) = place(addr);
         let bits = self.0.entry(group).or_insert_with(|| Box::new([0; WORDS]));
         let new = bits[word] & bit == 0;
@@ -36,7 +36,20 @@ impl Seen {
         new
     }
 
-    fn has(&self, addr: BlockAddr) -> bool {
+    /// The first block from `from` up to `end` that is in the set, or that is not.
+    pub(super) fn next(&self, from: u64, end: u64, wanted: bool) -> u64 {
+        let mut at = from;
+        while at < end && self.has(BlockAddr(at)) != wanted {
+            // A group without memory is skipped at once: an image may claim to be far longer than it is.
+            at = match self.0.contains_key(&(at / GROUP_BLOCKS)) {
+                true => at + 1,
+                false => (at / GROUP_BLOCKS + 1) * GROUP_BLOCKS,
+            };
+        }
+        at.min(end)
+    }
+
+    pub(super) fn has(&self, addr: BlockAddr) -> bool {
         let (group, word, bit) = place(addr);
         self.0.get(&group).is_some_and(|bits| bits[word] & bit != 0)
     }

@@ -60,6 +60,7 @@ pub(crate) fn open(backend: &Arc<MemoryBackend>) -> Store {
         anchor: None,
         abandon_anchor: false,
         volume_id: None,
+        root_digest: None,
         memory_bytes,
         corrections: None,
         max_epochs: MAX_EPOCHS,

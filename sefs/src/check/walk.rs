@@ -73,7 +73,6 @@ impl Visitor for Walk<'_, '_, '_> {
 
     fn node(&mut self, place: &Place, node: core::result::Result<&Node, &Error>) -> Result<()> {
         let addr = place.reference.addr;
-        let (from, to) = objects_below(place);
         match node {
             Ok(node) => {
                 self.report.summary.nodes += 1;
@@ -84,20 +83,7 @@ impl Visitor for Walk<'_, '_, '_> {
                 }
                 return Ok(());
             }
-            Err(error) => self.report.found(match error {
-                Error::Tampered(Tampered::Node { addr, level }) => {
-                    Finding::NodeTampered { addr: *addr, level: *level, from, to }
-                }
-                Error::Corrupt(Corrupt::UnknownEpoch(epoch)) => Finding::UnknownEpoch { epoch: *epoch, addr },
-                Error::Corrupt(Corrupt::Node(addr, why)) => Finding::NodeCorrupt { addr: *addr, why, from, to },
-                Error::Corrupt(Corrupt::NodeLevel(addr)) => {
-                    Finding::NodeCorrupt { addr: *addr, why: "its level", from, to }
-                }
-                Error::Backend(failure) => {
-                    Finding::Unreadable { addr, errno: failure.errno, loss: Some(Loss::Node { addr }) }
-                }
-                other => return Err(other.clone()),
-            }),
+            Err(error) => self.report.found(node_finding(place, error)?),
         }
         self.files.incomplete = true;
         Ok(())
@@ -192,6 +178,22 @@ impl Walk<'_, '_, '_> {
             }
         }
     }
+}
+
+/// What it means that a node cannot be had. `Err` is what keeps the check from going on.
+pub(super) fn node_finding(place: &Place, error: &Error) -> Result<Finding> {
+    let addr = place.reference.addr;
+    let (from, to) = objects_below(place);
+    Ok(match error {
+        Error::Tampered(Tampered::Node { addr, level }) => {
+            Finding::NodeTampered { addr: *addr, level: *level, from, to }
+        }
+        Error::Corrupt(Corrupt::UnknownEpoch(epoch)) => Finding::UnknownEpoch { epoch: *epoch, addr },
+        Error::Corrupt(Corrupt::Node(addr, why)) => Finding::NodeCorrupt { addr: *addr, why, from, to },
+        Error::Corrupt(Corrupt::NodeLevel(addr)) => Finding::NodeCorrupt { addr: *addr, why: "its level", from, to },
+        Error::Backend(failure) => Finding::Unreadable { addr, errno: failure.errno, loss: Some(Loss::Node { addr }) },
+        other => return Err(other.clone()),
+    })
 }
 
 /// The objects that may have records below a node.

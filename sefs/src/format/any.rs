@@ -18,7 +18,7 @@ pub(super) fn block_loc(epoch: u32, block: u8) -> impl Strategy<Value = BlockLoc
         addr: BlockAddr(1000 + u64::from(block)),
         birth: Generation(1),
         nonce: nonce_at(&[5; 12], block.into()).unwrap(),
-        tag,
+        proof: Proof::Tag(tag),
     });
     let lone = (0..U48_END, 0..U48_END, any::<[u8; 12]>(), any::<[u8; 16]>());
     let lone = lone.prop_map(move |(addr, birth, nonce, tag)| BlockLoc {
@@ -27,7 +27,7 @@ pub(super) fn block_loc(epoch: u32, block: u8) -> impl Strategy<Value = BlockLoc
         addr: BlockAddr(addr),
         birth: Generation(birth),
         nonce,
-        tag,
+        proof: Proof::Tag(tag),
     });
     prop_oneof![run, lone]
 }

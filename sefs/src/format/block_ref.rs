@@ -1,15 +1,25 @@
 //! The reference that a parent holds to a sealed node: where it lies and what proves it.
 //!
 //! ```text
-//! 0 source │ 1 flags │ 2 length/16−1 │ 4 epoch │ 8 address u48 │ 14 nonce │ 26 birth u48 │ 32 tag
+//! 0 source │ 1 flags │ 2 length/16−1 │ 4 epoch │ 8 address u48 │ 14 nonce │ 26 birth u48 │ 32 tag (16), or digest (32)
 //! ```
 
+use alloc::vec::Vec;
+
 use super::codec::{Reader, U48_END, u48_to_bytes};
-use crate::suite::{Nonce, Tag};
+use super::proof::{Proof, ProofKind};
+use crate::suite::Nonce;
 use crate::types::{BlockAddr, EpochId, Generation};
 
-/// Bytes of a stored reference.
+/// Bytes of a stored reference of a volume, which holds a tag.
 pub const BLOCK_REF_LEN: usize = 48;
+/// Bytes of a stored reference that holds this kind of proof.
+pub const fn block_ref_len(proofs: ProofKind) -> usize {
+    FIXED_LEN + proofs.len_bytes()
+}
+
+/// Bytes before the proof.
+const FIXED_LEN: usize = 32;
 /// The only source that this version knows: the volume itself, for it has no layers.
 pub(crate) const OWN_SOURCE: u8 = 0;
 
@@ -27,29 +37,34 @@ pub struct BlockRef {
     /// The checkpoint that wrote it; below 2^48.
     pub birth: Generation,
     /// What proves it.
-    pub tag: Tag,
+    pub proof: Proof,
     /// Its stored length: a multiple of 16, at most 1 MiB.
     pub len_bytes: u32,
 }
 
 impl BlockRef {
     /// The stored form. Panics if a field exceeds the range that its documentation states.
-    pub fn encode(&self) -> [u8; BLOCK_REF_LEN] {
+    pub fn encode(&self) -> Vec<u8> {
         let units = self.len_bytes.checked_sub(16).filter(|len| len % 16 == 0).map(|len| u16::try_from(len / 16));
         let Some(Ok(units)) = units else { panic!("a stored length of {} bytes", self.len_bytes) };
-        let mut out = [0; BLOCK_REF_LEN];
+        let mut out = alloc::vec![0; FIXED_LEN];
         out[0] = self.source;
         out[2..4].copy_from_slice(&units.to_le_bytes());
         out[4..8].copy_from_slice(&self.epoch.0.to_le_bytes());
         out[8..14].copy_from_slice(&u48_to_bytes(self.addr.0));
         out[14..26].copy_from_slice(&self.nonce);
         out[26..32].copy_from_slice(&u48_to_bytes(self.birth.0));
-        out[32..48].copy_from_slice(&self.tag);
+        out.extend_from_slice(self.proof.bytes());
         out
     }
 
-    /// The value of a stored reference; `None` if it names an unknown source or flag, or runs past the last address.
+    /// The value of a volume's stored reference; `None` if it names an unknown source or flag, or runs past the last address.
     pub fn decode(bytes: &[u8; BLOCK_REF_LEN]) -> Option<BlockRef> {
+        BlockRef::decode_as(bytes, ProofKind::Tag)
+    }
+
+    /// The same, of a reference that holds this kind of proof.
+    pub fn decode_as(bytes: &[u8], proofs: ProofKind) -> Option<BlockRef> {
         let mut reader = Reader::new(bytes);
         let (source, flags) = (reader.u8().ok()?, reader.u8().ok()?);
         let units = reader.u16().ok()?;
@@ -59,9 +74,10 @@ impl BlockRef {
             addr: BlockAddr(reader.u48().ok()?),
             nonce: reader.array().ok()?,
             birth: Generation(reader.u48().ok()?),
-            tag: reader.array().ok()?,
+            proof: proofs.read(&mut reader).ok()?,
             len_bytes: (u32::from(units) + 1) * 16,
         };
+        reader.end().ok()?;
         let end = reference.addr.0 + u64::from(reference.len_bytes).div_ceil(crate::types::BLOCK_SIZE_U64);
         (source == OWN_SOURCE && flags == 0 && end <= U48_END).then_some(reference)
     }
@@ -81,7 +97,7 @@ pub(crate) mod tests {
                 addr: BlockAddr(addr),
                 nonce,
                 birth: Generation(birth),
-                tag,
+                proof: Proof::Tag(tag),
                 len_bytes: (u32::from(units) + 1) * 16,
             },
         )
@@ -90,7 +106,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn round_trip(reference in any_block_ref()) {
-            prop_assert_eq!(BlockRef::decode(&reference.encode()), Some(reference));
+            prop_assert_eq!(BlockRef::decode_as(&reference.encode(), ProofKind::Tag), Some(reference));
         }
 
         #[test]
@@ -98,7 +114,7 @@ pub(crate) mod tests {
             let mut bytes = [0; BLOCK_REF_LEN];
             bytes[2..].copy_from_slice(&tail);
             if let Some(reference) = BlockRef::decode(&bytes) {
-                prop_assert_eq!(reference.encode(), bytes);
+                prop_assert_eq!(reference.encode(), bytes.to_vec());
             }
         }
     }
@@ -111,7 +127,7 @@ pub(crate) mod tests {
             addr: BlockAddr(0x0a09_0807_0605),
             nonce: [0xcc; 12],
             birth: Generation(0x1615_1413_1211),
-            tag: [0xee; 16],
+            proof: Proof::Tag([0xee; 16]),
             len_bytes: 16_384,
         };
         let bytes = reference.encode();
@@ -119,6 +135,14 @@ pub(crate) mod tests {
         assert_eq!(bytes[14..26], [0xcc; 12]);
         assert_eq!(bytes[26..32], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16]);
         assert_eq!(bytes[32..], [0xee; 16]);
+    }
+
+    #[test]
+    fn a_decoder_takes_the_kind_of_proof_that_it_is_told() {
+        let bytes = [0; BLOCK_REF_LEN + 16];
+        assert!(BlockRef::decode_as(&bytes, ProofKind::Digest).is_some_and(|it| it.proof == Proof::Digest([0; 32])));
+        assert_eq!(BlockRef::decode_as(&bytes, ProofKind::Tag), None);
+        assert_eq!(BlockRef::decode_as(&bytes[..BLOCK_REF_LEN], ProofKind::Digest), None);
     }
 
     #[test]

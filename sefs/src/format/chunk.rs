@@ -1,7 +1,7 @@
 //! Extent chunks: 64 blocks of content, and the patches that change them.
 //!
 //! ```text
-//! 0 version │ 1 flags │ 2 run count │ 4 reserved │ 8 clear │ 16 present │ 24 zero │ 32 unwritten │ 40 runs │ tags
+//! 0 version │ 1 flags │ 2 run count │ 4 reserved │ 8 clear │ 16 present │ 24 zero │ 32 unwritten │ 40 runs │ proofs
 //! run: 0 first │ 1 blocks │ 2 source │ 3 flags │ 4 epoch │ 8 address u48 │ 14 birth u48 │ 20 nonce
 //! ```
 //! *Invariants*: blocks rise and are below 64; a chunk names no absent block; a patch with the reset flag neither, for
@@ -12,7 +12,8 @@ use alloc::vec::Vec;
 
 use super::block_ref::OWN_SOURCE;
 use super::codec::{Decoded, Reader, U48_END, Writer, count_u16};
-use crate::suite::{Nonce, Tag};
+use super::proof::{Proof, ProofKind};
+use crate::suite::Nonce;
 use crate::types::{BlockAddr, CHUNK_BLOCKS, EpochId, Generation};
 
 const VERSION: u8 = 1;
@@ -37,7 +38,7 @@ pub struct BlockLoc {
     /// The nonce it was sealed with.
     pub nonce: Nonce,
     /// What proves it.
-    pub tag: Tag,
+    pub proof: Proof,
 }
 
 /// What one block of a chunk is.
@@ -76,6 +77,11 @@ pub fn nonce_at(first: &Nonce, index: u32) -> Option<Nonce> {
 }
 
 impl Chunk {
+    /// A chunk of these blocks, which rise; none is absent or 64 or above.
+    pub(crate) fn of_blocks(blocks: Vec<(u8, BlockState)>) -> Chunk {
+        Chunk { blocks }
+    }
+
     /// The state of a block; `block` is below 64.
     pub fn get(&self, block: u8) -> BlockState {
         find(&self.blocks, block).unwrap_or_default()
@@ -120,9 +126,14 @@ impl Chunk {
         encode(0, &self.blocks)
     }
 
-    /// The value of a stored chunk.
+    /// The value of a volume's stored chunk.
     pub fn decode(bytes: &[u8]) -> Decoded<Chunk> {
-        let (flags, blocks) = decode(bytes)?;
+        Chunk::decode_as(bytes, ProofKind::Tag)
+    }
+
+    /// The value of a stored chunk whose blocks have this kind of proof.
+    pub fn decode_as(bytes: &[u8], proofs: ProofKind) -> Decoded<Chunk> {
+        let (flags, blocks) = decode(bytes, proofs)?;
         if flags != 0 || blocks.iter().any(|(_, state)| *state == BlockState::Absent) {
             return Err("a stored chunk with a patch's flag or mask");
         }
@@ -207,9 +218,9 @@ impl Patch {
         encode(if self.reset { FLAG_RESET } else { 0 }, &self.changes)
     }
 
-    /// The value of a stored patch.
+    /// The value of a stored patch. Only volumes have patches.
     pub fn decode(bytes: &[u8]) -> Decoded<Patch> {
-        let (flags, changes) = decode(bytes)?;
+        let (flags, changes) = decode(bytes, ProofKind::Tag)?;
         let reset = flags == FLAG_RESET;
         if reset && changes.iter().any(|(_, state)| *state == BlockState::Absent) {
             return Err("a patch that resets and clears");
@@ -275,14 +286,15 @@ impl Run {
         if addr + u64::from(blocks) > U48_END || nonce_at(&nonce, u32::from(blocks) - 1).is_none() {
             return Err("a run's address or nonce overflows");
         }
-        let loc = BlockLoc { source, epoch, addr: BlockAddr(addr), birth: Generation(birth), nonce, tag: [0; TAG_LEN] };
+        let (addr, birth) = (BlockAddr(addr), Generation(birth));
+        let loc = BlockLoc { source, epoch, addr, birth, nonce, proof: ProofKind::Tag.zero() };
         Ok(Run { first, blocks, loc })
     }
 
     /// The block `index` places after the first; `index` is below `self.blocks`.
-    fn block(&self, index: u8, tag: Tag) -> Decoded<BlockLoc> {
+    fn block(&self, index: u8, proof: Proof) -> Decoded<BlockLoc> {
         let nonce = nonce_at(&self.loc.nonce, u32::from(index)).ok_or("a run's nonce overflows")?;
-        Ok(BlockLoc { addr: BlockAddr(self.loc.addr.0 + u64::from(index)), nonce, tag, ..self.loc })
+        Ok(BlockLoc { addr: BlockAddr(self.loc.addr.0 + u64::from(index)), nonce, proof, ..self.loc })
     }
 }
 
@@ -312,14 +324,14 @@ fn encode(flags: u8, states: &[(u8, BlockState)]) -> Vec<u8> {
     }
     for (_, state) in states {
         if let BlockState::Data(loc) = state {
-            out.bytes(&loc.tag);
+            out.bytes(loc.proof.bytes());
         }
     }
     out.finish()
 }
 
 /// Reads flags (at most `FLAG_RESET`) and states, rising by block.
-fn decode(bytes: &[u8]) -> Decoded<(u8, Vec<(u8, BlockState)>)> {
+fn decode(bytes: &[u8], proofs: ProofKind) -> Decoded<(u8, Vec<(u8, BlockState)>)> {
     let mut reader = Reader::new(bytes);
     if reader.u8()? != VERSION {
         return Err("chunk version");
@@ -342,13 +354,14 @@ fn decode(bytes: &[u8]) -> Decoded<(u8, Vec<(u8, BlockState)>)> {
             _ => None,
         };
     }
-    decode_runs(&mut reader, run_count, present, &mut states)?;
+    decode_runs(&mut reader, proofs, run_count, present, &mut states)?;
     reader.end()?;
     Ok((flags, (0..BLOCKS).zip(states).filter_map(|(block, state)| Some((block, state?))).collect()))
 }
 
 fn decode_runs(
     reader: &mut Reader<'_>,
+    proofs: ProofKind,
     run_count: u16,
     present: u64,
     states: &mut [Option<BlockState>; 64],
@@ -361,7 +374,7 @@ fn decode_runs(
         for index in 0..run.blocks {
             let block = run.first + index;
             covered |= 1u64 << block;
-            states[usize::from(block)] = Some(BlockState::Data(run.block(index, reader.array()?)?));
+            states[usize::from(block)] = Some(BlockState::Data(run.block(index, proofs.read(reader)?)?));
         }
     }
     if covered == present { Ok(()) } else { Err("runs do not cover the present mask") }

@@ -3,8 +3,10 @@
 //! The byte table stands in section 2 of the format page.
 //!
 //! *Security*: a decoded [`Header`] is the host's word, good for finding the key slots and nothing else. Only
-//! [`Header::verify`] mints a [`VerifiedHeader`], which everything that opens or seals demands. The commitment is
+//! [`Header::verify`] and [`Header::verify_pinned`] mint a [`VerifiedHeader`], which everything that opens or seals demands. The commitment is
 //! compared before the authentication code, so that a wrong key and a changed header are told apart.
+//!
+//! A public image's header has neither; a root digest covers it.
 //!
 //! *Invariants* of a decoded header: the ring lies inside group 0 between block 64 and the replica; the last group has
 //! room for its homes and the replica; every size is bounded, so that arithmetic on addresses cannot overflow.
@@ -15,9 +17,10 @@ use alloc::vec::Vec;
 
 use super::FORMAT_VERSION;
 use super::codec::{Decoded, Reader, Writer, count_u16};
+use super::proof::{Digest, ProofKind};
 use crate::error::{Error, Incompatible, Malformed, Result, Tampered};
 use crate::suite::{SecretKey, Suite};
-use crate::types::{BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, GROUP_BLOCKS};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, GROUP_BLOCKS};
 
 /// How a header begins.
 pub const HEADER_MAGIC: &[u8; 8] = b"SEFSvol\0";
@@ -39,10 +42,13 @@ pub const MAX_TOTAL_BLOCKS: u64 = 1 << 39;
 pub const CHECKPOINT_SLOTS: [BlockAddr; 2] = [BlockAddr(16), BlockAddr(17)];
 /// Where the log ring starts.
 pub const RING_START: BlockAddr = BlockAddr(64);
-/// The suite that this version uses.
+/// The suite of volumes.
 pub const SUITE_AES_256_GCM: u16 = 1;
+/// Where a packed image's root block stands.
+pub const PACKED_ROOT_ADDR: BlockAddr = BlockAddr(16);
+/// The first block of a packed image's data.
+pub const PACKED_DATA_ADDR: BlockAddr = BlockAddr(17);
 
-const IMAGE_READ_WRITE: u16 = 1;
 const NAME_HASH_SHA256: u16 = 1;
 /// Incompatible features that this version knows.
 const KNOWN_INCOMPATIBLE: u64 = FEATURE_ROTATED;
@@ -52,6 +58,7 @@ const FEATURE_LAYERS: u64 = 1;
 pub const FEATURE_ROTATED: u64 = 2;
 /// Read-only-compatible features that this version knows: none.
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
+const ROOT_DIGEST_DOMAIN: &[u8] = b"sefs 1 root digest";
 const IMMUTABLE_LEN: usize = 256;
 const COMMITMENT_AT: usize = 80;
 const VOLUME_ID_AT: usize = 24;
@@ -70,9 +77,57 @@ const _: () = assert!(CHUNK_BLOCKS == 64 && GROUP_BLOCKS == 32_768, "the header 
 /// The last group holds at least its homes, the replica and as much again.
 const MIN_GROUP_BLOCKS: u64 = 64;
 
-/// What the header says. Version, image type, suite, name hash, chunk and group size have one value in this version.
+/// What an image is. Its suite follows from that: the header states both, and no other pair is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ImageType {
+    /// A volume; suite 1, `aes-256-gcm`.
+    #[default]
+    Volume,
+    /// A packed read-only image that a key opens; suite 2, `aes-256-gcm + sha-256`.
+    Packed,
+    /// A packed read-only image in plain, which a root digest admits; suite 3, `sha-256`.
+    Public,
+}
+
+impl ImageType {
+    /// The stored numbers of type and suite.
+    pub const fn numbers(self) -> (u16, u16) {
+        match self {
+            ImageType::Volume => (1, SUITE_AES_256_GCM),
+            ImageType::Packed => (2, 2),
+            ImageType::Public => (3, 3),
+        }
+    }
+
+    /// The suite's name.
+    pub const fn suite_name(self) -> &'static str {
+        match self {
+            ImageType::Volume => "aes-256-gcm",
+            ImageType::Packed => "aes-256-gcm + sha-256",
+            ImageType::Public => "sha-256",
+        }
+    }
+
+    /// Whether it is packed: read-only, with a root digest.
+    pub const fn is_packed(self) -> bool {
+        !matches!(self, ImageType::Volume)
+    }
+
+    /// What references hold.
+    pub const fn proofs(self) -> ProofKind {
+        match self {
+            ImageType::Volume => ProofKind::Tag,
+            ImageType::Packed | ImageType::Public => ProofKind::Digest,
+        }
+    }
+}
+
+/// What the header says. Version, name hash, chunk and group size have one value in this version. A packed image has no
+/// ring: its place, size and what may be unmerged are 0; its generation is 1, and it has no layers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
+    /// What the image is.
+    pub image: ImageType,
     /// Features that a reader must know; see [`Header::decode`].
     pub incompatible: u64,
     /// The volume's UUID.
@@ -91,9 +146,9 @@ pub struct Header {
     pub read_only_compatible: u64,
     /// Features that a reader and a writer may ignore.
     pub compatible: u64,
-    /// Blocks of the volume; see [`usable_blocks`].
+    /// Blocks of the volume; see [`usable_blocks`]. A packed image has exactly so many.
     pub total_blocks: u64,
-    /// From 1, one higher with each volume key.
+    /// From 1, one higher with each volume key; 0 in a public image, which has none.
     pub key_generation: u32,
     /// At most 64 bytes, without NUL.
     pub label: String,
@@ -175,10 +230,18 @@ impl Header {
         let mac = suite.mac(&header_key(suite, volume_key, &immutable_digest), &out[..MAC_AT]);
         out[MAC_AT..].copy_from_slice(&mac);
         let digest = suite.sha256(&[&out]);
-        if let Err(error) = Header::decode(&out) {
-            panic!("a header that could not be read back: {error}");
-        }
+        assert!(self.image != ImageType::Public, "a public image has no authentication code");
+        check_readable(&out);
         (out.into_boxed_slice(), VerifiedHeader { digest, immutable_digest })
+    }
+
+    /// The stored form of a public image's header: without commitment and authentication code, for a code under a key that
+    /// everybody knows is none. Panics if a field exceeds its documented range.
+    pub fn encode_public(&self) -> Box<[u8]> {
+        assert!(self.image == ImageType::Public, "all others are authenticated");
+        let out = self.write_fields(&[0; 32]);
+        check_readable(&out);
+        out.into_boxed_slice()
     }
 
     /// The value of a stored header, checked in form only: the authentication code is not.
@@ -192,8 +255,8 @@ impl Header {
             let actual_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             return Err(Malformed::Truncated { expected_bytes: HEADER_BLOCKS * BLOCK_SIZE_U64, actual_bytes }.into());
         }
-        read_version(bytes)?;
-        let header = Header::read_fields(bytes).map_err(Malformed::HeaderField)?;
+        let image = read_version(bytes)?;
+        let header = Header::read_fields(bytes, image).map_err(Malformed::HeaderField)?;
         header.check_ranges().map_err(Malformed::HeaderField)?;
         Ok(header)
     }
@@ -204,6 +267,9 @@ impl Header {
     /// key and does not authenticate.
     pub fn verify(bytes: &[u8], suite: &dyn Suite, volume_key: &SecretKey) -> Result<(Header, VerifiedHeader)> {
         let header = Header::decode(bytes)?;
+        if header.image == ImageType::Public {
+            return Err(Incompatible::NoKeyAdmits.into());
+        }
         let commitment = key_commitment(suite, &header.volume_id, volume_key);
         if bytes[COMMITMENT_AT..COMMITMENT_AT + 32] != commitment {
             return Err(Error::WrongKey);
@@ -213,6 +279,32 @@ impl Header {
         let key = header_key(suite, volume_key, &immutable_digest);
         suite.verify_mac(&key, covered, mac).map_err(|_| Tampered::Header)?;
         Ok((header, VerifiedHeader { digest: suite.sha256(&[bytes]), immutable_digest }))
+    }
+
+    /// The digest that pins a packed image: of its header and of its root block, as they are stored. Whoever has only these
+    /// bytes from the host knows nothing yet.
+    pub fn root_digest(suite: &dyn Suite, header: &[u8], root_block: &[u8; BLOCK_SIZE]) -> Digest {
+        suite.sha256(&[ROOT_DIGEST_DOMAIN, header, root_block])
+    }
+
+    /// Decodes a public image's header, which this root digest admits.
+    ///
+    /// Errors: as [`Header::decode`]; `Incompatible` if it is another image, or none that a root digest admits.
+    pub fn verify_pinned(
+        header: &[u8],
+        root_block: &[u8; BLOCK_SIZE],
+        root_digest: &Digest,
+        suite: &dyn Suite,
+    ) -> Result<(Header, VerifiedHeader)> {
+        if Header::root_digest(suite, header, root_block) != *root_digest {
+            return Err(Incompatible::RootDigest.into());
+        }
+        let decoded = Header::decode(header)?;
+        if decoded.image != ImageType::Public {
+            return Err(Incompatible::KeyNeeded.into());
+        }
+        let immutable_digest = suite.sha256(&[&header[..IMMUTABLE_LEN]]);
+        Ok((decoded, VerifiedHeader { digest: suite.sha256(&[header]), immutable_digest }))
     }
 
     /// The size in blocks that a header's bytes state, whatever else they hold: a hint where the replica stands.
@@ -228,8 +320,9 @@ impl Header {
     /// All bytes up to the authentication code, which is zero.
     fn write_fields(&self, commitment: &[u8; 32]) -> Vec<u8> {
         let mut out = Writer::with_capacity(HEADER_LEN);
-        out.bytes(HEADER_MAGIC).u16(FORMAT_VERSION).u16(IMAGE_READ_WRITE).zeros(4).u64(self.incompatible);
-        out.bytes(&self.volume_id).u16(SUITE_AES_256_GCM).u16(NAME_HASH_SHA256).u32(self.node_size_bytes);
+        let (image_type, suite) = self.image.numbers();
+        out.bytes(HEADER_MAGIC).u16(FORMAT_VERSION).u16(image_type).zeros(4).u64(self.incompatible);
+        out.bytes(&self.volume_id).u16(suite).u16(NAME_HASH_SHA256).u32(self.node_size_bytes);
         out.u32(BLOCKS_PER_CHUNK).u32(BLOCKS_PER_GROUP).u64(self.ring_start.0).u64(self.ring_blocks);
         out.u64(self.max_unmerged_bytes).bytes(commitment).pad_to(IMMUTABLE_LEN);
         out.u64(self.generation).u64(self.read_only_compatible).u64(self.compatible).u64(self.total_blocks);
@@ -247,7 +340,7 @@ impl Header {
     }
 
     /// Reads what follows the version. `bytes` is as long as a header.
-    fn read_fields(bytes: &[u8]) -> Decoded<Header> {
+    fn read_fields(bytes: &[u8], image: ImageType) -> Decoded<Header> {
         let mut fixed = Reader::new(&bytes[VOLUME_ID_AT..LAYERS_AT]);
         let incompatible = Reader::new(&bytes[16..VOLUME_ID_AT]).u64()?;
         let volume_id = fixed.array()?;
@@ -258,7 +351,7 @@ impl Header {
         demand(fixed.u32()? == BLOCKS_PER_GROUP, "blocks per group")?;
         let (ring_start, ring_blocks) = (BlockAddr(fixed.u64()?), fixed.u64()?);
         let max_unmerged_bytes = fixed.u64()?;
-        let _commitment = fixed.bytes(32)?;
+        let commitment = fixed.bytes(32)?;
         reserved(&mut fixed, IMMUTABLE_LEN - COMMITMENT_AT - 32)?;
         let (generation, read_only_compatible) = (fixed.u64()?, fixed.u64()?);
         let (compatible, total_blocks) = (fixed.u64()?, fixed.u64()?);
@@ -270,9 +363,13 @@ impl Header {
         let layers = read_layers(&bytes[LAYERS_AT..SLOTS_AT], layer_count)?;
         let slots = read_slots(&bytes[SLOTS_AT..RESERVED_AFTER_SLOTS_AT])?;
         reserved(&mut Reader::new(&bytes[RESERVED_AFTER_SLOTS_AT..]), MAC_AT - RESERVED_AFTER_SLOTS_AT)?;
+        if image == ImageType::Public {
+            let code = &bytes[MAC_AT..];
+            demand(commitment.iter().chain(code).all(|&byte| byte == 0), "a public image's key fields")?;
+        }
         #[rustfmt::skip]
         let header = Header {
-            incompatible, volume_id, node_size_bytes, ring_start, ring_blocks, max_unmerged_bytes, generation,
+            image, incompatible, volume_id, node_size_bytes, ring_start, ring_blocks, max_unmerged_bytes, generation,
             read_only_compatible, compatible, total_blocks, key_generation, label, layers, slots,
         };
         Ok(header)
@@ -280,6 +377,9 @@ impl Header {
 
     fn check_ranges(&self) -> Decoded<()> {
         demand(matches!(self.node_size_bytes, 16_384 | 32_768 | 65_536), "node size")?;
+        if self.image.is_packed() {
+            return self.check_packed();
+        }
         demand(self.generation > 0, "header generation")?;
         demand(self.key_generation > 0, "volume key generation")?;
         demand((1 << 16..=1 << 30).contains(&self.max_unmerged_bytes), "max_unmerged_bytes")?;
@@ -290,10 +390,33 @@ impl Header {
         demand(self.ring_start >= RING_START && ring_end.is_some_and(|end| end <= ring_limit), "ring_start")?;
         demand(self.layers.is_empty() == (self.incompatible & FEATURE_LAYERS == 0), "layer count")
     }
+
+    /// What a packed image does not have is zero, so that each image has one header.
+    fn check_packed(&self) -> Decoded<()> {
+        let (key_generation, may_have_slots) = match self.image {
+            ImageType::Public => (0, false),
+            ImageType::Packed | ImageType::Volume => (1, true),
+        };
+        demand(self.generation == 1, "header generation")?;
+        demand(self.key_generation == key_generation, "volume key generation")?;
+        demand(may_have_slots || self.slots.is_empty(), "a public image's key slots")?;
+        demand((self.ring_start.0, self.ring_blocks) == (0, 0), "ring of a packed image")?;
+        demand(self.max_unmerged_bytes == 0, "max_unmerged_bytes")?;
+        demand((self.read_only_compatible, self.compatible) == (0, 0), "feature flags of a packed image")?;
+        demand(self.layers.is_empty(), "layer count")?;
+        demand((PACKED_DATA_ADDR.0..=MAX_TOTAL_BLOCKS).contains(&self.total_blocks), "total_blocks")
+    }
+}
+
+/// What is encoded can be read back.
+fn check_readable(bytes: &[u8]) {
+    if let Err(error) = Header::decode(bytes) {
+        panic!("a header that could not be read back: {error}");
+    }
 }
 
 /// Checks what decides how everything else is to be read. `bytes` start with the magic number.
-fn read_version(bytes: &[u8]) -> Result<()> {
+fn read_version(bytes: &[u8]) -> Result<ImageType> {
     let mut reader = Reader::new(bytes);
     let mut read = || -> Decoded<_> {
         reader.bytes(HEADER_MAGIC.len())?;
@@ -305,16 +428,17 @@ fn read_version(bytes: &[u8]) -> Result<()> {
     if version != FORMAT_VERSION {
         return Err(Incompatible::FormatVersion(version).into());
     }
-    if image_type != IMAGE_READ_WRITE {
-        return Err(Incompatible::ImageType(image_type).into());
-    }
+    let known = [ImageType::Volume, ImageType::Packed, ImageType::Public];
+    let image = known.into_iter().find(|known| known.numbers().0 == image_type);
+    let image = image.ok_or(Incompatible::ImageType(image_type))?;
     if incompatible & !KNOWN_INCOMPATIBLE != 0 {
         return Err(Incompatible::Features(incompatible & !KNOWN_INCOMPATIBLE).into());
     }
-    if suite != SUITE_AES_256_GCM {
+    if suite != image.numbers().1 {
         return Err(Incompatible::Suite(suite).into());
     }
-    Ok(zeros.map_err(|_| Malformed::HeaderField(RESERVED))?)
+    zeros.map_err(|_| Malformed::HeaderField(RESERVED))?;
+    Ok(image)
 }
 
 fn read_label(bytes: &[u8]) -> Decoded<String> {

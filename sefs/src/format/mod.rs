@@ -13,10 +13,12 @@ mod group;
 mod header;
 mod inode;
 mod key;
+mod packed_root;
+mod proof;
 mod record;
 
 pub use alloc_entry::{ALLOC_ENTRY_LEN, ALLOC_FANOUT, ALLOC_HOMES, ALLOC_ROOT_LEN, AllocEntry};
-pub use block_ref::{BLOCK_REF_LEN, BlockRef};
+pub use block_ref::{BLOCK_REF_LEN, BlockRef, block_ref_len};
 pub use checkpoint::{
     AnchorBinding, AnchorKind, AnchorPolicy, CHECKPOINT_LEN, Checkpoint, EpochPageRef, FILES_TREE, MAX_EPOCH_PAGES,
     MAX_EPOCHS, MAX_ROOTS, MAX_TREE_LEVEL, Rotation, SYSTEM_TREE, TreeRoot,
@@ -28,12 +30,14 @@ pub use group::{
     GROUP_ASSOCIATED_LEN, GROUP_BODY_HEAD_LEN, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord, RECORD_HEAD_LEN,
 };
 pub use header::{
-    CHECKPOINT_SLOTS, FEATURE_ROTATED, HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, KeySlot, LayerRef,
-    MAX_KEY_SLOTS, MAX_LABEL_LEN, MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, RING_START, SUITE_AES_256_GCM,
-    VerifiedHeader, ring_blocks_for, usable_blocks,
+    CHECKPOINT_SLOTS, FEATURE_ROTATED, HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, ImageType, KeySlot, LayerRef,
+    MAX_KEY_SLOTS, MAX_LABEL_LEN, MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, PACKED_DATA_ADDR,
+    PACKED_ROOT_ADDR, RING_START, SUITE_AES_256_GCM, VerifiedHeader, ring_blocks_for, usable_blocks,
 };
 pub use inode::{FileKind, INODE_FIXED_LEN, Inode, InodeFlags, MAX_FILE_SIZE};
 pub use key::{KEY_LEN, Key, Kind, MAX_VALUE_LEN};
+pub use packed_root::{PACKED_ROOT_LEN, PackedRoot};
+pub use proof::{Digest, Proof, ProofKind};
 pub use record::{
     DirEntryRecord, FIRST_NAME_KEY, INLINE_FILE_MAX, JobRecord, MAX_JOB_EPOCHS, NAME_DISCRIMINATORS, NAME_MAX,
     OrphanRecord, RangeRecord, SYMLINK_MAX, SpaceRecord, XATTR_PART_LEN, XATTR_VALUE_MAX, XattrHead, name_hash,

@@ -143,7 +143,7 @@ fn reference_prefix_and_entry_fields_stand_where_the_page_says() {
         addr: BlockAddr(0),
         nonce: [0; 12],
         birth: Generation(0),
-        tag: [0; 16],
+        proof: [0; 16].into(),
         len_bytes: 16,
     };
     let references: [Change<BlockRef>; 6] = [
@@ -152,7 +152,7 @@ fn reference_prefix_and_entry_fields_stand_where_the_page_says() {
         ("address", |it| it.addr = BlockAddr((1 << 48) - 1)),
         ("nonce", |it| it.nonce = [0xff; 12]),
         ("birth", |it| it.birth = Generation((1 << 48) - 1)),
-        ("tag", |it| it.tag = [0xff; 16]),
+        ("tag", |it| it.proof = [0xff; 16].into()),
     ];
     let rows = table("4. Block reference", 0);
     for (field, change) in references {

@@ -80,7 +80,7 @@ impl NodeWriter for Writer<'_> {
             addr: BlockAddr(addr),
             nonce: [7; 12],
             birth: Generation(1),
-            tag: [9; 16],
+            proof: [9; 16].into(),
             len_bytes: u32::try_from(self.0.node_size).unwrap(),
         })
     }
@@ -304,7 +304,7 @@ fn use_hostile(store: &Store, root: Root, batch: BTreeMap<Key, Option<Vec<u8>>>)
             self.0 += 4;
             let (addr, len_bytes) = (BlockAddr(1 << 40 | self.0), 16_384);
             let (epoch, birth) = (EpochId(1), Generation(1));
-            Ok(BlockRef { source: 0, epoch, addr, nonce: [0; 12], birth, tag: [0; 16], len_bytes })
+            Ok(BlockRef { source: 0, epoch, addr, nonce: [0; 12], birth, proof: [0; 16].into(), len_bytes })
         }
         fn release(&mut self, _: &BlockRef) {}
     }

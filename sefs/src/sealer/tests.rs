@@ -17,16 +17,16 @@ fn sealer() -> Sealer {
 }
 
 fn loc(epoch: EpochId, nonce: Nonce, tag: Tag) -> BlockLoc {
-    BlockLoc { source: 0, epoch, addr: BlockAddr(100), birth: Generation(1), nonce, tag }
+    BlockLoc { source: 0, epoch, addr: BlockAddr(100), birth: Generation(1), nonce, proof: tag.into() }
 }
 
-fn reference(proof: &Proof) -> BlockRef {
-    let &Proof { epoch, nonce, tag } = proof;
-    BlockRef { source: 0, epoch, addr: BlockAddr(4), nonce, birth: Generation(1), tag, len_bytes: 16_384 }
+fn reference(proof: &Sealed) -> BlockRef {
+    let &Sealed { epoch, nonce, tag } = proof;
+    BlockRef { source: 0, epoch, addr: BlockAddr(4), nonce, birth: Generation(1), proof: tag.into(), len_bytes: 16_384 }
 }
 
-fn alloc_entry(proof: &Proof) -> AllocEntry {
-    let &Proof { epoch, nonce, tag } = proof;
+fn alloc_entry(proof: &Sealed) -> AllocEntry {
+    let &Sealed { epoch, nonce, tag } = proof;
     AllocEntry { present: true, epoch, nonce, tag, ..AllocEntry::default() }
 }
 
@@ -35,9 +35,9 @@ fn place(epoch: EpochId) -> GroupPlace {
 }
 
 /// Seals a single block: a run of one.
-fn seal_block(sealer: &Sealer, plain: &[u8; BLOCK_SIZE], out: &mut [u8]) -> Result<Proof, SealFailure> {
+fn seal_block(sealer: &Sealer, plain: &[u8; BLOCK_SIZE], out: &mut [u8]) -> Result<Sealed, SealFailure> {
     let run = sealer.seal_data(plain.chunks_exact(BLOCK_SIZE), out)?;
-    Ok(Proof { epoch: run.epoch, nonce: run.nonce, tag: run.tags[0] })
+    Ok(Sealed { epoch: run.epoch, nonce: run.nonce, tag: run.tags[0] })
 }
 
 fn counter(nonce: &Nonce) -> u32 {

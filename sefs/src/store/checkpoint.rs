@@ -28,7 +28,7 @@ use crate::format::{
 use crate::keys::{SealedSlot, slot_of};
 use crate::merge::{self, NodeWriter};
 use crate::node::Node;
-use crate::sealer::Proof;
+use crate::sealer::Sealed;
 use crate::store::changes::{Changes, Totals};
 use crate::store::layer::{Entry, Layer};
 use crate::store::read::block_error;
@@ -503,7 +503,7 @@ impl NodeWriter for Writer<'_> {
         let blocks = (store.node_size / BLOCK_SIZE) as u64;
         let addr = store.alloc.allocate_node(store, blocks, Interval::Frozen)?;
         let mut sealed = alloc::vec![0u8; bytes.len()];
-        let Proof { epoch, nonce, tag } = store.sealer.seal_node(level, &bytes, &mut sealed)?;
+        let Sealed { epoch, nonce, tag } = store.sealer.seal_node(level, &bytes, &mut sealed)?;
         self.pending.push((addr, sealed));
         if self.pending.len() >= PENDING_NODES {
             self.drain()?;
@@ -514,7 +514,7 @@ impl NodeWriter for Writer<'_> {
         if let Ok(node) = Node::decode(bytes, level, store.node_size) {
             store.nodes.insert((addr.0, nonce), Arc::new(node), store.node_size);
         }
-        Ok(BlockRef { source: 0, epoch, addr, nonce, birth: self.generation, tag, len_bytes })
+        Ok(BlockRef { source: 0, epoch, addr, nonce, birth: self.generation, proof: tag.into(), len_bytes })
     }
 
     fn release(&mut self, reference: &BlockRef) {

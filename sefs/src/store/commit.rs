@@ -277,7 +277,7 @@ impl Store {
         let promised = layers.unwritten() + layers.unlogged.pages();
         let free = (counts.free_blocks + counts.pending_blocks).saturating_sub(promised);
         Space {
-            total_blocks: data_blocks(&self.geometry),
+            total_blocks: if self.packed.is_some() { self.header.total_blocks } else { data_blocks(&self.geometry) },
             free_blocks: free,
             available_blocks: free.saturating_sub(self.limits.reserve_blocks),
             inodes: layers.inodes,

@@ -12,8 +12,8 @@ use crate::backend::{Backend, HostBuf};
 use crate::env::Env;
 use crate::error::{AnchorError, Error, Invalid, Result};
 use crate::format::{
-    AllocEntry, AnchorBinding, AnchorPolicy, Checkpoint, HEADER_LEN, Header, KeySlot, MAX_KEY_SLOTS, MAX_LABEL_LEN,
-    MAX_SLOT_BODY, RING_START, VerifiedHeader, ring_blocks_for, usable_blocks,
+    AllocEntry, AnchorBinding, AnchorPolicy, Checkpoint, HEADER_LEN, Header, ImageType, KeySlot, MAX_KEY_SLOTS,
+    MAX_LABEL_LEN, MAX_SLOT_BODY, RING_START, VerifiedHeader, ring_blocks_for, usable_blocks,
 };
 use crate::keys::VolumeKey;
 use crate::sealer::Sealer;
@@ -71,6 +71,7 @@ fn new_header(options: &StoreFormat) -> Result<Header> {
     let size = Invalid::VolumeSize(options.size_bytes);
     let total_blocks = usable_blocks(options.size_bytes / BLOCK_SIZE_U64).ok_or(size)?;
     Ok(Header {
+        image: ImageType::Volume,
         incompatible: 0,
         volume_id: options.volume_id,
         node_size_bytes: NODE_SIZE_BYTES,

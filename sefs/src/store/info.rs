@@ -3,13 +3,19 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::format::{AnchorPolicy, FORMAT_VERSION};
+use crate::format::{AnchorPolicy, Digest, FORMAT_VERSION, ImageType};
 use crate::store::{Rotating, Store};
 use crate::types::{BLOCK_SIZE_U64, Generation};
 
 /// Facts of an open volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeInfo {
+    /// What the image is.
+    pub image: ImageType,
+    /// A packed image's root digest.
+    pub root_digest: Option<Digest>,
+    /// The root of the manifest that a packed image carries.
+    pub manifest_root: Option<Digest>,
     /// The volume's id.
     pub volume_id: [u8; 16],
     /// A name for people.
@@ -56,6 +62,8 @@ pub struct Reencrypting {
 pub enum Notice {
     /// No anchor: a complete older image, and groups that no later group confirmed, are not told from the newest state.
     Unanchored,
+    /// No root digest was given for a packed image: another one that was made with the same key would not be noticed.
+    Unpinned,
     /// The primary header did not authenticate; the replica was used.
     HeaderReplica,
     /// A checkpoint slot does not authenticate; the next checkpoints rewrite it.
@@ -81,6 +89,9 @@ impl core::fmt::Display for Notice {
             Notice::Unanchored => f.write_str(
                 "no anchor: a complete older copy of this volume, or a log cut short, would not be noticed at mount",
             ),
+            Notice::Unpinned => f.write_str(
+                "no root digest was given: another image that was made with the same key would not be noticed",
+            ),
             Notice::HeaderReplica => f.write_str("the primary header is damaged; its replica was used"),
             Notice::DamagedSlot { index } => {
                 write!(f, "checkpoint slot {index} does not authenticate; the next checkpoints rewrite it")
@@ -103,8 +114,10 @@ impl Store {
         let anchor = self.anchored.lock().as_ref().map_or(AnchorPolicy::None, |anchored| anchored.policy);
         let replayed = &self.replayed;
         let mut notices = Vec::new();
-        if anchor == AnchorPolicy::None {
-            notices.push(Notice::Unanchored);
+        match &self.packed {
+            None if anchor == AnchorPolicy::None => notices.push(Notice::Unanchored),
+            Some(facts) if !facts.pinned => notices.push(Notice::Unpinned),
+            None | Some(_) => {}
         }
         if replayed.header_replica {
             notices.push(Notice::HeaderReplica);
@@ -116,6 +129,9 @@ impl Store {
         let rotating = self.rotating();
         notices.extend(rotating.map(|left| Notice::KeyRotation { blocks_left: left.blocks_left }));
         VolumeInfo {
+            image: self.header.image,
+            root_digest: self.packed.map(|facts| facts.root_digest),
+            manifest_root: self.packed.map(|facts| facts.manifest_root),
             volume_id: self.header.volume_id,
             label: self.header.label.clone(),
             format_version: FORMAT_VERSION,

@@ -21,6 +21,7 @@ mod header_change;
 mod info;
 mod layer;
 mod log;
+mod packed;
 mod ranges;
 mod read;
 mod reclaim;
@@ -59,6 +60,7 @@ pub(crate) use checkpoint::read_slot;
 pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, Reencrypting, VolumeInfo};
+pub(crate) use packed::{Admitted, PACKED_IDS_END, PackedFacts, admit, claims_to_be_packed, root_digest};
 pub(crate) use read::Extent;
 pub use reclaim::WorkDone;
 pub(crate) use recovery::{Replayed, StoreOptions, find_replica, is_key_of_header, read_header, read_headers};
@@ -93,6 +95,8 @@ pub(crate) struct Store {
     header: Header,
     header_digest: [u8; 32],
     read_only: bool,
+    /// Of a packed image what only such a one has.
+    packed: Option<PackedFacts>,
     limits: Limits,
     nodes: ByteCache<(u64, Nonce), Node>,
     /// Decoded chunks, by the root of the tree that they were found in.

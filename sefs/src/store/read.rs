@@ -277,7 +277,7 @@ impl Store {
     pub(super) fn read_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
         match tree::get(self, root, key)? {
             None => Ok(Chunk::default()),
-            Some(bytes) => Chunk::decode(&bytes).map_err(|why| record_error(key, why)),
+            Some(bytes) => Chunk::decode_as(&bytes, self.header.image.proofs()).map_err(|why| record_error(key, why)),
         }
     }
 
@@ -417,7 +417,8 @@ impl Store {
             OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),
             OpenFailure::Auth => Error::Tampered(Tampered::Node { addr: reference.addr, level }),
         })?;
-        Node::decode(bytes, level, self.node_size).map_err(|why| Corrupt::Node(reference.addr, why).into())
+        let node = Node::decode_as(bytes, level, self.node_size, self.header.image.proofs());
+        node.map_err(|why| Corrupt::Node(reference.addr, why).into())
     }
 
     /// Writes what something that is durable may name. A failure latches the volume.

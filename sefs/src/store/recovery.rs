@@ -26,7 +26,7 @@ use crate::cache::ByteCache;
 use crate::env::Env;
 use crate::error::{Corrupt, Error, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
-    AnchorBinding, BlockLoc, BlockState, Checkpoint, FEATURE_ROTATED, FILES_TREE, GroupBody, Header, Key, Kind,
+    AnchorBinding, BlockLoc, BlockState, Checkpoint, Digest, FEATURE_ROTATED, FILES_TREE, GroupBody, Header, Key, Kind,
     LogRecord, Patch, SYSTEM_TREE,
 };
 use crate::keys::{self, OpenFault, VolumeKey, slot_of};
@@ -36,6 +36,7 @@ use crate::store::commit::Anchored;
 use crate::store::correct::Corrections;
 use crate::store::layer::Layer;
 use crate::store::log::{Log, Ring};
+use crate::store::packed;
 use crate::store::read::range_of;
 use crate::store::{Geometry, Layers, Limits, Start, Store, Unflushed};
 use crate::sync::{Condvar, Mutex, RwLock};
@@ -47,7 +48,9 @@ pub(crate) use headers::{find_replica, is_key_of_header, read_header, read_heade
 
 use anchor::bind_anchor;
 use chain::{Group, chain_start};
-use headers::{OpenedHeader, open_headers};
+use headers::open_headers;
+
+pub(super) use headers::OpenedHeader;
 
 /// How to open a store.
 pub(crate) struct StoreOptions {
@@ -55,6 +58,8 @@ pub(crate) struct StoreOptions {
     pub(crate) anchor: Option<Arc<dyn Anchor>>,
     pub(crate) abandon_anchor: bool,
     pub(crate) volume_id: Option<[u8; 16]>,
+    /// The packed image that must be found.
+    pub(crate) root_digest: Option<Digest>,
     pub(crate) memory_bytes: usize,
     /// Epochs that the volume may keep: with half of them old ones are re-encrypted beside, with three quarters at once.
     pub(crate) max_epochs: u32,
@@ -78,16 +83,22 @@ pub(crate) struct Replayed {
 }
 
 /// A slot that authenticated.
-struct OpenedSlot {
-    index: u8,
-    opened: keys::OpenedSlot,
-    bytes: alloc::boxed::Box<[u8; BLOCK_SIZE]>,
+pub(super) struct OpenedSlot {
+    pub(super) index: u8,
+    pub(super) opened: keys::OpenedSlot,
+    pub(super) bytes: alloc::boxed::Box<[u8; BLOCK_SIZE]>,
 }
 
 impl Store {
     /// Opens a volume; see the module's header.
     pub(crate) fn open(backend: Arc<dyn Backend>, key: &VolumeKey, options: &StoreOptions, env: &Env) -> Result<Store> {
+        if packed::claims_to_be_packed(&*backend) {
+            return Store::open_packed(backend, Some(key), options, env);
+        }
         let headers = open_headers(&*backend, key, env)?;
+        if options.root_digest.is_some() {
+            return Err(Incompatible::NotPacked.into());
+        }
         let first = headers.first().ok_or(Malformed::NotSefs)?;
         if options.volume_id.is_some_and(|id| id != first.header.volume_id) {
             return Err(Incompatible::VolumeId.into());
@@ -293,7 +304,7 @@ fn load_epochs(backend: &dyn Backend, sealer: &Sealer, checkpoint: &Checkpoint, 
     Ok(())
 }
 
-fn build(
+pub(super) fn build(
     backend: Arc<dyn Backend>,
     sealer: Sealer,
     opened: &OpenedHeader,
@@ -303,7 +314,10 @@ fn build(
     env: &Env,
 ) -> Result<Store> {
     let header = opened.header.clone();
-    let geometry = Geometry::new(header.total_blocks, header.ring_start.0, header.ring_blocks)?;
+    let geometry = match header.image.is_packed() {
+        true => Geometry::packed(header.total_blocks),
+        false => Geometry::new(header.total_blocks, header.ring_start.0, header.ring_blocks)?,
+    };
     let ring = Ring { start: header.ring_start.0, blocks: header.ring_blocks };
     let mut checkpoint = newest.opened.checkpoint.clone();
     let bound = checkpoint.anchor;
@@ -362,6 +376,7 @@ fn build(
         header_digest: *opened.verified.digest(),
         header,
         read_only: options.read_only,
+        packed: None,
         nodes: ByteCache::new(options.memory_bytes / 32 * 11),
         chunks: ByteCache::new(options.memory_bytes / 32),
         limits,

@@ -70,7 +70,7 @@ impl Store {
         self.commit()?;
         self.checkpoint_for(Occasion::Ordinary)?;
         self.write_header(Copy::Replica, &bytes)?;
-        self.sealer.change_key(new, &verified, self.header_digest);
+        self.sealer.change_key(new, &verified, self.header_digest)?;
         self.begin_under_new_key(*verified.digest()).map_err(|failure| self.latch(failure))?;
         self.write_header(Copy::Primary, &bytes)?;
         (self.header, self.header_digest) = (next, *verified.digest());

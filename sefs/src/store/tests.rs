@@ -39,6 +39,7 @@ fn open(backend: &Arc<MemoryBackend>, memory_bytes: usize) -> Store {
         anchor: None,
         abandon_anchor: false,
         volume_id: None,
+        root_digest: None,
         memory_bytes,
         corrections: None,
         max_epochs: MAX_EPOCHS,

@@ -339,7 +339,7 @@ impl Store {
                     addr: crate::types::BlockAddr(addr + u64::from(index)),
                     birth: self.next_generation(),
                     nonce: nonce_at(&sealed.nonce, index).ok_or(Error::Rng)?,
-                    tag,
+                    proof: tag.into(),
                 };
                 locs.push((block + u64::from(index), loc));
             }

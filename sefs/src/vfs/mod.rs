@@ -39,6 +39,7 @@ mod xattr;
 
 pub use options::*;
 pub use volume::Volume;
+pub(crate) use xattr::given_attribute;
 
 pub use crate::env::{Clock, Env};
 pub use crate::format::{FileKind, Header, KeySlot};

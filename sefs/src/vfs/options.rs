@@ -47,6 +47,8 @@ pub struct OpenOptions {
     pub abandon_anchor: bool,
     /// The volume id that must be found.
     pub volume_id: Option<[u8; 16]>,
+    /// The packed image that must be found: its root digest, from a place that the host cannot write to.
+    pub root_digest: Option<[u8; 32]>,
     /// A budget for all caches together, at least 4 MiB.
     pub memory_bytes: usize,
     /// The longest time in milliseconds that a change stays unflushed while `work` is called.
@@ -64,6 +66,7 @@ impl Default for OpenOptions {
             anchor: None,
             abandon_anchor: false,
             volume_id: None,
+            root_digest: None,
             memory_bytes: 64 << 20,
             commit_ms: 1000,
             max_epochs: MAX_EPOCHS,

@@ -59,12 +59,28 @@ impl Volume {
         store.close()
     }
 
-    /// Opens a volume: authenticates it, replays its log, checks its anchor.
+    /// Opens a volume: authenticates it, replays its log, checks its anchor. Or an encrypted packed image, which is always
+    /// read-only.
     pub fn open(backend: Arc<dyn Backend>, key: &VolumeKey, options: &OpenOptions, env: &Env) -> Result<Volume> {
         let store = Store::open(backend, key, &store_options(options), env)?;
+        Ok(Volume::over(store, options, env))
+    }
+
+    /// Opens a public image, which `options.root_digest` pins. It is read-only.
+    pub fn open_public(backend: Arc<dyn Backend>, options: &OpenOptions, env: &Env) -> Result<Volume> {
+        let store = Store::open_packed(backend, None, &store_options(options), env)?;
+        Ok(Volume::over(store, options, env))
+    }
+
+    fn over(store: Store, options: &OpenOptions, env: &Env) -> Volume {
         let orphans = Orphans::new(!store.read_only());
         let (clock, inodes) = (env.clock.clone(), InodeTable::default());
-        Ok(Volume { store, clock, inodes, renames: Mutex::new(()), orphans, commit_ms: options.commit_ms })
+        Volume { store, clock, inodes, renames: Mutex::new(()), orphans, commit_ms: options.commit_ms }
+    }
+
+    /// The root digest of the packed image that stands there, whoever put it there: only a pin of the caller's makes it proof.
+    pub fn read_root_digest(backend: &dyn Backend, env: &Env) -> Result<[u8; 32]> {
+        store::root_digest(backend, &*env.suite)
     }
 
     /// The header as it stands there, not authenticated: only to find the key slots.
@@ -385,6 +401,7 @@ fn store_options(options: &OpenOptions) -> StoreOptions {
         anchor: options.anchor.clone(),
         abandon_anchor: options.abandon_anchor,
         volume_id: options.volume_id,
+        root_digest: options.root_digest,
         max_epochs: options.max_epochs,
         memory_bytes: options.memory_bytes,
         corrections: None,

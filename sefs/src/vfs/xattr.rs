@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use crate::error::{Posix, Result};
 use crate::format::{FileKind, Inode, Key, Kind, XATTR_PART_LEN, XATTR_VALUE_MAX, XattrHead, xattr_key};
 use crate::store::{Need, Store, Tx};
+use crate::suite::Suite;
 use crate::types::InodeNo;
 use crate::vfs::acl::Acl;
 use crate::vfs::attr::{MODE_BITS, touch_status};
@@ -206,6 +207,56 @@ pub(super) fn put_new(
     summary.store(inode)
 }
 
+/// An attribute of an inode of a new image.
+pub(crate) struct GivenAttribute {
+    /// Its value, as it will be read.
+    pub(crate) value: Vec<u8>,
+    /// Offsets of keys, and values, of its records.
+    pub(crate) records: Vec<(u64, Vec<u8>)>,
+}
+
+/// The records of an attribute that an inode of a new image is given, under keys that `is_taken` does not know. What may be
+/// set is what [`set`] allows the superuser. An access ACL gets the bits of the inode's mode; one that says no more is left out:
+/// `None`.
+pub(crate) fn given_attribute(
+    suite: &dyn Suite,
+    inode: &mut Inode,
+    name: &[u8],
+    value: &[u8],
+    is_taken: impl Fn(u64) -> bool,
+) -> Result<Option<GivenAttribute>> {
+    let (space, kind) = (parse_name(name)?, inode.kind());
+    if value.len() > XATTR_VALUE_MAX {
+        return Err(Posix::TooLong.into());
+    }
+    let value = match space {
+        Space::AccessAcl | Space::DefaultAcl if kind == FileKind::Symlink => return Err(Posix::NotSupported.into()),
+        Space::DefaultAcl if kind != FileKind::Directory => return Err(Posix::NotPermitted.into()),
+        Space::User if !has_user_space(inode) => return Err(Posix::NotPermitted.into()),
+        Space::AccessAcl | Space::DefaultAcl => match Acl::decode(value)? {
+            None => return Ok(None),
+            Some(acl) if space == Space::DefaultAcl => acl.encode(),
+            Some(mut acl) => {
+                acl.set_mode(inode.mode & MODE_BITS);
+                if acl.is_minimal() {
+                    return Ok(None);
+                }
+                acl.encode()
+            }
+        },
+        Space::User | Space::Trusted | Space::Security => value.to_vec(),
+    };
+    let mut summary = Summary::of(inode);
+    summary.add(name)?;
+    let first = xattr_key(suite, name, 0, 0);
+    let keys = (0..DISCRIMINATORS).map(|discriminator| first + discriminator * PARTS);
+    let offset = keys.into_iter().find(|offset| !is_taken(*offset)).ok_or(Posix::NoSpace)?;
+    summary.store(inode)?;
+    let records = parts_of(Key::new(0, Kind::Xattr, offset), name, &value);
+    let records = records.into_iter().map(|(key, value)| (key.offset, value)).collect();
+    Ok(Some(GivenAttribute { value, records }))
+}
+
 /// Content or owner changed: a file's capabilities were granted to what it was before.
 pub(super) fn strip_capability(store: &Store, tx: &mut Tx<'_>, ino: InodeNo, inode: &mut Inode) -> Result<()> {
     if Summary::of(inode).flags & FLAG_CAPABILITY != 0 {
@@ -258,12 +309,18 @@ pub(super) fn value(store: &Store, ino: InodeNo, inode: &Inode, name: &[u8]) -> 
 }
 
 fn put_parts(tx: &mut Tx<'_>, key: Key, name: &[u8], value: &[u8]) {
+    for (key, value) in parts_of(key, name, value) {
+        tx.put(key, value);
+    }
+}
+
+/// The records of an attribute whose head stands at `key`.
+fn parts_of(key: Key, name: &[u8], value: &[u8]) -> Vec<(Key, Vec<u8>)> {
     let (first, rest) = value.split_at(value.len().min(XATTR_PART_LEN));
     let value_len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    tx.put(key, XattrHead { name: name.to_vec(), value_len, first: first.to_vec() }.encode());
-    for (part, bytes) in (1..=u8::MAX).zip(rest.chunks(XATTR_PART_LEN)) {
-        tx.put(part_key(key, part), bytes.to_vec());
-    }
+    let head = XattrHead { name: name.to_vec(), value_len, first: first.to_vec() }.encode();
+    let others = (1..=u8::MAX).zip(rest.chunks(XATTR_PART_LEN));
+    core::iter::once((key, head)).chain(others.map(|(part, bytes)| (part_key(key, part), bytes.to_vec()))).collect()
 }
 
 /// The head with this name, if there is one.

@@ -107,7 +107,7 @@ pub(in crate::format) fn example() -> Checkpoint {
         addr: BlockAddr(2000),
         nonce: [3; 12],
         birth: Generation(4),
-        tag: [5; 16],
+        proof: [5; 16].into(),
         len_bytes: 16_384,
     };
     let root = |tree, reference| TreeRoot { tree, level: 0, birth: Generation(1), parent: 0, reference };

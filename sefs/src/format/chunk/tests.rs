@@ -28,7 +28,7 @@ fn apply_to_model(model: &mut Model, patch: &Patch, released: &mut Vec<BlockLoc>
 }
 
 fn sorted(mut locs: Vec<BlockLoc>) -> Vec<BlockLoc> {
-    locs.sort_by_key(|loc| (loc.epoch, loc.addr, loc.birth, loc.nonce, loc.tag));
+    locs.sort_by_key(|loc| (loc.epoch, loc.addr, loc.birth, loc.nonce, loc.proof));
     locs
 }
 
@@ -121,7 +121,7 @@ fn loc(block: u8) -> BlockLoc {
         addr: BlockAddr(100 + u64::from(block)),
         birth: Generation(3),
         nonce: nonce_at(&[1; 12], block.into()).unwrap(),
-        tag: [block; 16],
+        proof: [block; 16].into(),
     }
 }
 

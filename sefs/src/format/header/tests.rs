@@ -9,6 +9,7 @@ use crate::suite::RustCrypto;
 
 pub(crate) fn example() -> Header {
     Header {
+        image: ImageType::Volume,
         incompatible: 0,
         volume_id: [1; 16],
         node_size_bytes: 16_384,
@@ -206,5 +207,47 @@ fn new_volumes_get_sizes_that_decode() {
     for total_blocks in [1024, 4096, 16_384, 32_832, MAX_TOTAL_BLOCKS] {
         let header = Header { total_blocks, ring_blocks: ring_blocks_for(total_blocks), ..example() };
         assert_eq!(header.check_ranges(), Ok(()), "{total_blocks}");
+    }
+}
+
+fn packed(image: ImageType) -> Header {
+    let (key_generation, slots) = if image == ImageType::Public { (0, vec![]) } else { (1, example().slots) };
+    Header {
+        image,
+        ring_start: BlockAddr(0),
+        ring_blocks: 0,
+        max_unmerged_bytes: 0,
+        generation: 1,
+        total_blocks: 21,
+        key_generation,
+        slots,
+        ..example()
+    }
+}
+
+#[test]
+fn headers_of_packed_images_come_back() {
+    let sealed = packed(ImageType::Packed);
+    let bytes = self::sealed(&sealed);
+    assert_eq!(Header::verify(&bytes, &RustCrypto, &key()).unwrap().0, sealed);
+    let public = packed(ImageType::Public);
+    let bytes = public.encode_public();
+    assert_eq!(Header::decode(&bytes), Ok(public));
+    let refused = Header::verify(&bytes, &RustCrypto, &key()).unwrap_err();
+    assert_eq!(refused, Incompatible::NoKeyAdmits.into(), "whatever the key");
+}
+
+#[test]
+fn a_packed_image_has_nothing_that_it_does_not_need() {
+    let public = packed(ImageType::Public).encode_public();
+    for at in [64, 56, 72, 80, 111, 257, 264, 272, 288, 8192, HEADER_LEN - 1] {
+        let mut changed = public.clone();
+        changed[at] = 1;
+        assert!(matches!(Header::decode(&changed), Err(Error::Malformed(_))), "byte {at}");
+    }
+    for (image_type, suite) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2), (3, 4)] {
+        let mut changed = public.clone();
+        (changed[10], changed[40]) = (image_type, suite);
+        assert_eq!(Header::decode(&changed), Err(Incompatible::Suite(suite.into()).into()), "{image_type}");
     }
 }

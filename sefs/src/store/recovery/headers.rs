@@ -26,11 +26,11 @@ const SEARCH_BLOCKS: u64 = (64 << 20) / BLOCK_SIZE_U64;
 const SEARCH_READ_BLOCKS: u64 = 256;
 
 /// A copy that authenticated.
-pub(super) struct OpenedHeader {
-    pub(super) header: Header,
-    pub(super) verified: VerifiedHeader,
-    pub(super) replica: bool,
-    pub(super) bytes: Vec<u8>,
+pub(in crate::store) struct OpenedHeader {
+    pub(in crate::store) header: Header,
+    pub(in crate::store) verified: VerifiedHeader,
+    pub(in crate::store) replica: bool,
+    pub(in crate::store) bytes: Vec<u8>,
 }
 
 /// Copies that a writing mount puts back: where, and what.

@@ -242,6 +242,7 @@ pub(super) fn open_on(backend: Arc<Refusing>) -> Store {
         anchor: None,
         abandon_anchor: false,
         volume_id: None,
+        root_digest: None,
         memory_bytes,
         max_epochs: MAX_EPOCHS,
         corrections: None,
