@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::ThreadId;
 
 use sefs::backend::{Backend, BackendError, BackendOperation, Batch, HostBuf, Io, Ticket};
 
@@ -50,9 +51,21 @@ struct Shared {
     base: Disk,
     events: Vec<Event>,
     recording: bool,
-    reads: BTreeMap<u64, u64>,
+    reads: Counts,
+    user: User,
     read_requests: u64,
     read_limit: u64,
+}
+
+/// How often each page was read, in pieces of 64.
+#[derive(Default)]
+struct Counts(BTreeMap<u64, [u64; 64]>);
+
+/// Which threads have come so far.
+enum User {
+    Nobody,
+    One(ThreadId),
+    Several,
 }
 
 impl Recorder {
@@ -63,7 +76,8 @@ impl Recorder {
             base,
             events: Vec::new(),
             recording: true,
-            reads: BTreeMap::new(),
+            reads: Counts::default(),
+            user: User::Nobody,
             read_requests: 0,
             read_limit: u64::MAX,
         };
@@ -111,16 +125,39 @@ impl Recorder {
 
     /// Pages read so far.
     pub fn pages_read(&self) -> Vec<u64> {
-        self.lock().reads.keys().copied().collect()
+        self.lock().reads.counted().map(|(page, _)| page).collect()
     }
 
     /// How many pages were read so far, each as often as it was.
     pub fn page_reads(&self) -> u64 {
-        self.lock().reads.values().sum()
+        self.lock().reads.counted().map(|(_, count)| count).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Counts {
+    fn count(&mut self, page: u64) {
+        self.0.entry(page / 64).or_insert([0; 64])[(page % 64) as usize] += 1;
+    }
+
+    /// The pages that were read, rising, with how often.
+    fn counted(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let pages = self.0.iter().flat_map(|(piece, counts)| (piece * 64..).zip(counts.iter().copied()));
+        pages.filter(|(_, count)| *count > 0)
+    }
+}
+
+impl User {
+    fn meet(&mut self) {
+        let this = std::thread::current().id();
+        *self = match self {
+            User::Nobody => User::One(this),
+            User::One(first) if *first == this => return,
+            User::One(_) | User::Several => User::Several,
+        };
     }
 }
 
@@ -133,7 +170,7 @@ impl Shared {
             return Err(BackendError { operation: BackendOperation::ShortRead, offset_bytes: offset, errno: 0 });
         }
         for page in offset / PAGE as u64..(offset + len).div_ceil(PAGE as u64) {
-            *self.reads.entry(page).or_insert(0) += 1;
+            self.reads.count(page);
         }
         self.disk.read(offset, buf.bytes_mut());
         Ok(())
@@ -156,6 +193,7 @@ impl Shared {
 impl Backend for Recorder {
     fn submit(&self, mut batch: Batch) -> Result<Ticket, BackendError> {
         let mut shared = self.lock();
+        shared.user.meet();
         for io in &mut batch {
             match io {
                 Io::Read { offset_bytes, buf } => shared.read(*offset_bytes, buf)?,
@@ -173,9 +211,15 @@ impl Backend for Recorder {
     }
 
     fn flush(&self) -> Result<(), BackendError> {
-        let covers = self.position();
-        std::thread::yield_now();
         let mut shared = self.lock();
+        let covers = shared.events.len();
+        shared.user.meet();
+        if matches!(shared.user, User::Several) {
+            // Writes of others that complete during a flush are not covered by it.
+            drop(shared);
+            std::thread::yield_now();
+            shared = self.lock();
+        }
         if shared.recording {
             shared.events.push(Event::Flush { covers });
         }

@@ -12,6 +12,8 @@ use crate::tree::{Entry, Tree};
 
 /// Files up to this size are read whole; larger ones where they have data.
 const READ_WHOLE: u64 = 64 << 20;
+/// What is read at once.
+const READ_BYTES: usize = 256 << 10;
 
 /// What was found, and what could not be read.
 #[derive(Debug, Default)]
@@ -198,9 +200,12 @@ impl Walk<'_> {
     }
 
     fn read_range(&mut self, attr: &Attr, first: u64, end: u64, print: &mut Print) -> Result<(), Error> {
-        let mut buf = vec![0xee; 256 << 10];
+        let end = end.min(attr.size);
+        // No longer than the range: most files are short.
+        let mut buf =
+            vec![0xee; usize::try_from(end.saturating_sub(first)).map_or(READ_BYTES, |len| len.min(READ_BYTES))];
         let mut at = first;
-        while at < end.min(attr.size) {
+        while at < end {
             let want = buf.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
             let count = self.volume.read(attr.ino, at, &mut buf[..want])?;
             let expected = want.min(usize::try_from(attr.size - at).unwrap_or(usize::MAX));

@@ -6,7 +6,7 @@ use super::Extent;
 use super::geometry::QUAD_BLOCKS;
 use crate::types::{BLOCK_SIZE, BlockAddr, GROUP_BLOCKS};
 
-const WORDS: usize = 512;
+pub(super) const WORDS: usize = 512;
 const WORD_BITS: u64 = 64;
 /// Blocks of a region (2 MiB), the unit in which the emptiest place is sought.
 pub(super) const REGION_BLOCKS: u64 = 512;
@@ -40,6 +40,11 @@ impl Bits {
             *word = u64::from_le_bytes(*bytes);
         }
         bits
+    }
+
+    /// As it is, bit i of a group at bit i modulo 64 of word i / 64.
+    pub(super) fn into_words(self) -> Box<[u64; WORDS]> {
+        self.0
     }
 
     /// To a stored page.

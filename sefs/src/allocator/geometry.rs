@@ -1,11 +1,13 @@
 //! Where groups, allocation pages and reserved areas lie: pure functions of the volume's size and its ring.
 
+use alloc::boxed::Box;
+
 use crate::error::Invalid;
 use crate::format::{AllocEntry, PACKED_DATA_ADDR};
 use crate::types::{BLOCK_SIZE_U64, BlockAddr, GROUP_BLOCKS};
 
 use super::Extent;
-use super::bits::Bits;
+use super::bits::{Bits, WORDS};
 
 /// Children of a summary page.
 pub(super) const PAGE_CHILDREN: u64 = 64;
@@ -111,6 +113,11 @@ impl Geometry {
     pub(super) fn group(&self, group: u64) -> Extent {
         let start = group * GROUP_BLOCKS;
         Extent { addr: BlockAddr(start), blocks: self.total_blocks.saturating_sub(start).min(GROUP_BLOCKS) }
+    }
+
+    /// The blocks of a group that may never be used, as the bits of a bitmap.
+    pub(crate) fn reserved(&self, group: u64) -> Box<[u64; WORDS]> {
+        self.reserved_bits(group).into_words()
     }
 
     /// The group's bitmap at mkfs: reserved areas and what lies past the end of the volume.

@@ -388,7 +388,8 @@ impl Pages<'_> {
         }
         let used: alloc::vec::Vec<u64> = self.space.stored.0.range(first..end).map(|(group, _)| *group).collect();
         for group in used {
-            self.compare(group, &self.reserved(group), report);
+            let reserved = self.reserved(group);
+            self.compare(group, &reserved, &reserved, report);
         }
         let mut free = Free::default();
         let mut plain = end - first;
@@ -410,14 +411,13 @@ impl Pages<'_> {
         if reserved.iter().zip(bits).any(|(reserved, bits)| reserved & !bits != 0) {
             report.found(Finding::AllocPageCorrupt { group, level: 0, why: "a reserved block is marked free" });
         }
-        self.compare(group, bits, report);
+        self.compare(group, bits, &reserved, report);
         free_in(bits)
     }
 
     /// Compares a group's bitmap with what refers to its blocks.
-    fn compare(&mut self, group: u64, bits: &Bits, report: &mut Report<'_>) {
+    fn compare(&mut self, group: u64, bits: &Bits, reserved: &Bits, report: &mut Report<'_>) {
         let none = [0; WORDS];
-        let reserved = self.reserved(group);
         let stored = self.space.stored.0.get(&group).map_or(&none, |bits| bits);
         let logged = self.space.logged.0.get(&group).map_or(&none, |bits| bits);
         let combine = |f: fn([u64; 4]) -> u64| {
@@ -452,16 +452,7 @@ impl Pages<'_> {
 
     /// The blocks of a group that may never be used.
     fn reserved(&self, group: u64) -> Box<Bits> {
-        let mut bits = Box::new([0; WORDS]);
-        let special = group == 0 || group + 1 == self.image.geometry.groups();
-        for within in 0..if special { GROUP_BLOCKS } else { HOME_BLOCKS } {
-            let addr = BlockAddr(group * GROUP_BLOCKS + within);
-            if !self.image.is_usable(addr, 1) {
-                let (_, word, bit) = place(addr);
-                bits[word] |= bit;
-            }
-        }
-        bits
+        self.image.geometry.reserved(group)
     }
 }
 
@@ -492,22 +483,28 @@ fn free_in(bits: &Bits) -> Free {
 
 /// Runs of set bits, as blocks.
 fn runs(bits: &Bits, group: u64, mut found: impl FnMut(BlockAddr, u64)) {
-    if bits.iter().all(|word| *word == 0) {
-        return;
-    }
     let mut start = None;
-    for within in 0..=GROUP_BLOCKS {
-        let addr = BlockAddr(group * GROUP_BLOCKS + within);
-        let (_, word, bit) = place(addr);
-        let set = within < GROUP_BLOCKS && bits[word] & bit != 0;
-        match (set, start) {
-            (true, None) => start = Some(addr),
-            (false, Some(first)) => {
-                found(first, addr.0 - first.0);
-                start = None;
+    for (word, first) in bits.iter().zip((group * GROUP_BLOCKS..).step_by(64)) {
+        // As many steps as there are borders between set and clear bits.
+        let mut done = 0;
+        while done < 64 {
+            let rest = word >> done;
+            let same = if start.is_some() { rest.trailing_ones() } else { rest.trailing_zeros() };
+            done = (done + same).min(64);
+            if done < 64 {
+                let at = first + u64::from(done);
+                start = match start {
+                    Some(from) => {
+                        found(BlockAddr(from), at - from);
+                        None
+                    }
+                    None => Some(at),
+                };
             }
-            _ => {}
         }
+    }
+    if let Some(from) = start {
+        found(BlockAddr(from), (group + 1) * GROUP_BLOCKS - from);
     }
 }
 
@@ -530,9 +527,17 @@ mod tests {
         let mut bits = [0; WORDS];
         bits[0] = 1 << 63 | 1;
         bits[1] = 1;
+        bits[2] = u64::MAX;
+        bits[4] = 0b1011 << 20;
         bits[WORDS - 1] = 1 << 63;
+        assert_eq!(runs_of(&bits), [(0, 1), (63, 2), (128, 64), (276, 2), (279, 1), (32_767, 1)]);
+        assert_eq!(runs_of(&[u64::MAX; WORDS]), [(0, 32_768)]);
+        assert_eq!(runs_of(&[0; WORDS]), []);
+    }
+
+    fn runs_of(bits: &Bits) -> alloc::vec::Vec<(u64, u64)> {
         let mut found = alloc::vec::Vec::new();
-        runs(&bits, 1, |addr, blocks| found.push((addr.0 - GROUP_BLOCKS, blocks)));
-        assert_eq!(found, [(0, 1), (63, 2), (32_767, 1)]);
+        runs(bits, 1, |addr, blocks| found.push((addr.0 - GROUP_BLOCKS, blocks)));
+        found
     }
 }
