@@ -188,7 +188,7 @@ mod tests {
         assert!(request(&["-o", "allow_root"]).unwrap_err().contains("option allow_root: it is not known"));
         assert!(request(&["-o", "commit=0"]).unwrap_err().contains("from 1 to 300"));
         assert!(request(&["-o", "memory=1M"]).unwrap_err().contains("less than 4M"));
-        assert!(request(&["-o", "io=fast"]).unwrap_err().contains("sync or uring"));
+        assert!(request(&["-o", "io=fast"]).unwrap_err().contains("sync, uring or uring-direct"));
         assert!(request(&["-o", "remount"]).is_err());
     }
 
