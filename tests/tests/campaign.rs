@@ -179,8 +179,8 @@ fn a_slot_misread_once_is_not_believed_later() {
         let base = disk.disk();
         for slot in 0..2 {
             let second = Recorder::new(base.clone());
-            // Requests 0 and 1 read the header and its replica.
-            let strike = Strike { fault: Fault::FlipRead, after: 2 + slot, for_ever: false };
+            // Requests 0 to 2 read the header, to see what kind of image it is, again, to open it, and its replica.
+            let strike = Strike { fault: Fault::FlipRead, after: 3 + slot, for_ever: false };
             let host = Arc::new(Simulator::new(second.clone(), &[strike], 86));
             let volume = world.reseeded(slot).open(host, &small_memory()).expect("either slot leads to the same state");
             assert_eq!(walk(&volume).expect("the same state"), expected);

@@ -100,6 +100,10 @@ impl Store {
             return Err(Incompatible::NotPacked.into());
         }
         let first = headers.first().ok_or(Malformed::NotSefs)?;
+        // A host that showed another header a moment ago: a packed image is never read as a volume.
+        if let Some(packed) = headers.iter().find(|it| it.header.image.is_packed()) {
+            return Err(Incompatible::ImageType(packed.header.image.numbers().0).into());
+        }
         if options.volume_id.is_some_and(|id| id != first.header.volume_id) {
             return Err(Incompatible::VolumeId.into());
         }

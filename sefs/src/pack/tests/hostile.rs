@@ -5,8 +5,8 @@ use aes_gcm::aes::Aes256;
 use aes_gcm::aes::cipher::{Array, BlockCipherEncrypt};
 
 use super::*;
-use crate::backend::HostBuf;
-use crate::error::{Malformed, Tampered};
+use crate::backend::{BackendError, Batch, HostBuf, Io, Ticket};
+use crate::error::{Incompatible, Malformed, Tampered};
 use crate::format::HEADER_LEN;
 use crate::keys::associated;
 use crate::suite::{RustCrypto, Tag};
@@ -193,4 +193,47 @@ fn a_block_that_collides_under_gcm_is_refused_by_its_digest() {
     let ino = volume.lookup(&Caller::root(), InodeNo::ROOT, b"a").unwrap().ino;
     let refused = volume.read(ino, 0, &mut [0; 100]).unwrap_err();
     assert_eq!(refused, Tampered::Data { addr: BlockAddr(17), object: ino.into(), block: 0 }.into());
+}
+
+/// A host whose first answer is not its second: at first there is no header of a packed image.
+struct TwoFaced(Arc<MemoryBackend>, core::sync::atomic::AtomicBool);
+
+impl Backend for TwoFaced {
+    fn submit(&self, mut batch: Batch) -> core::result::Result<Ticket, BackendError> {
+        let first = !self.1.swap(true, core::sync::atomic::Ordering::Relaxed);
+        if let (true, [Io::Read { buf, .. }]) = (first, &mut batch[..]) {
+            buf.bytes_mut().fill(0);
+            return Ok(Ticket::Done(batch));
+        }
+        self.0.submit(batch)
+    }
+
+    fn wait(&self, ticket: Ticket) -> core::result::Result<Batch, BackendError> {
+        self.0.wait(ticket)
+    }
+
+    fn flush(&self) -> core::result::Result<(), BackendError> {
+        self.0.flush()
+    }
+
+    fn discard(&self, offset_bytes: u64, len_bytes: u64) -> core::result::Result<(), BackendError> {
+        self.0.discard(offset_bytes, len_bytes)
+    }
+
+    fn len_bytes(&self) -> core::result::Result<u64, BackendError> {
+        self.0.len_bytes()
+    }
+
+    fn grow(&self, len_bytes: u64) -> core::result::Result<(), BackendError> {
+        self.0.grow(len_bytes)
+    }
+}
+
+#[test]
+fn a_packed_image_is_never_read_as_a_volume() {
+    let (backend, _) = small_sealed();
+    let host = Arc::new(TwoFaced(backend, core::sync::atomic::AtomicBool::new(false)));
+    let opened = Volume::open(host.clone(), &key(), &OpenOptions::default(), &Env::host());
+    assert_eq!(opened.err(), Some(Incompatible::ImageType(ImageType::Packed.numbers().0).into()));
+    assert!(Volume::open(host, &key(), &OpenOptions::default(), &Env::host()).is_ok(), "an honest answer does");
 }
