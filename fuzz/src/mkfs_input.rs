@@ -24,10 +24,10 @@ use sefs_tools::{KeyArgs, MountOptions, VolumeId, size};
 use crate::image::{IMAGE_BYTES, world};
 use crate::input::Input;
 use crate::memory;
-use crate::suites::{Quick, shared};
+use crate::suites::{Quick, Remembering, shared};
 
 static FRESH: LazyLock<(World, Disk)> = LazyLock::new(|| {
-    let world = world(&shared(Quick));
+    let world = world(&shared(Remembering::<Quick>::default()));
     let disk = world.format(IMAGE_BYTES);
     (world, disk)
 });

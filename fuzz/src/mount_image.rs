@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use sefs::suite::RustCrypto;
 use sefs_tests::world::World;
 
 use crate::image::{Image, world};
@@ -13,7 +14,7 @@ use crate::script::play;
 use crate::suites::{Remembering, shared};
 
 static IMAGES: LazyLock<(Vec<Arc<Image>>, World)> = LazyLock::new(|| {
-    let suite = shared(Remembering::default());
+    let suite = shared(Remembering::<RustCrypto>::default());
     (Image::all(&suite), world(&suite))
 });
 

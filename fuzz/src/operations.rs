@@ -22,11 +22,11 @@ use sefs_tests::world::{World, small_memory};
 use crate::image::{IMAGE_BYTES, world};
 use crate::input::Input;
 use crate::memory;
-use crate::suites::{Quick, shared};
+use crate::suites::{Quick, Remembering, shared};
 
 /// A fresh volume of each size, and what it runs on.
 static FRESH: LazyLock<(World, [Disk; 2])> = LazyLock::new(|| {
-    let world = world(&shared(Quick));
+    let world = world(&shared(Remembering::<Quick>::default()));
     let disks = [IMAGE_BYTES, 2 * IMAGE_BYTES].map(|size_bytes| world.format(size_bytes));
     (world, disks)
 });

@@ -1,10 +1,10 @@
-//! Three suites: one that forges, one that is quick, and the real one with a memory.
+//! Suites: one that forges, one that is quick, and a memory for any of them.
 //!
 //! They are ordinary implementations of the seam that every LibOS may fill. The product knows nothing of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sefs::suite::{Aead, AuthFailed, Nonce, RustCrypto, SecretKey, Suite, Tag};
+use sefs::suite::{Aead, AuthFailed, Nonce, SecretKey, Suite, Tag};
 
 /// Everything authenticates and nothing is encrypted: what a host could do that had the keys. Bytes of an image are
 /// plaintext, so an edit of the image is an edit of what the parsers behind authentication read.
@@ -12,11 +12,13 @@ pub struct Forging;
 
 /// An honest suite that keeps nothing secret: tags depend on every bit of key, nonce, associated data and content, but by
 /// a hash that is made to be quick.
+#[derive(Default)]
 pub struct Quick;
 
-/// RustCrypto, which remembers its last results for long inputs: the header is the same for most inputs of a target.
+/// A suite that remembers its first results for long inputs: the header is the same for most inputs of a target.
 #[derive(Default)]
-pub struct Remembering {
+pub struct Remembering<S> {
+    suite: S,
     digests: Mutex<Vec<(Vec<u8>, [u8; 32])>>,
     macs: Mutex<Vec<(Vec<u8>, [u8; 32])>>,
 }
@@ -162,20 +164,20 @@ impl Mixer {
     }
 }
 
-impl Suite for Remembering {
+impl<S: Suite> Suite for Remembering<S> {
     fn aead(&self, key: &SecretKey) -> Box<dyn Aead> {
-        RustCrypto.aead(key)
+        self.suite.aead(key)
     }
 
     fn derive(&self, salt: &[u8], secret: &SecretKey, info: &[&[u8]]) -> SecretKey {
-        RustCrypto.derive(salt, secret, info)
+        self.suite.derive(salt, secret, info)
     }
 
     fn mac(&self, key: &SecretKey, data: &[u8]) -> [u8; 32] {
         if data.len() < LONG_BYTES {
-            return RustCrypto.mac(key, data);
+            return self.suite.mac(key, data);
         }
-        remembered(&self.macs, &[key.expose(), data], || RustCrypto.mac(key, data))
+        remembered(&self.macs, &[key.expose(), data], || self.suite.mac(key, data))
     }
 
     fn verify_mac(&self, key: &SecretKey, data: &[u8], expected: &[u8; 32]) -> Result<(), AuthFailed> {
@@ -184,8 +186,8 @@ impl Suite for Remembering {
 
     fn sha256(&self, parts: &[&[u8]]) -> [u8; 32] {
         match parts {
-            [only] if only.len() >= LONG_BYTES => remembered(&self.digests, parts, || RustCrypto.sha256(parts)),
-            parts => RustCrypto.sha256(parts),
+            [only] if only.len() >= LONG_BYTES => remembered(&self.digests, parts, || self.suite.sha256(parts)),
+            parts => self.suite.sha256(parts),
         }
     }
 }
@@ -214,6 +216,8 @@ pub fn shared(suite: impl Suite + 'static) -> Arc<dyn Suite> {
 
 #[cfg(test)]
 mod tests {
+    use sefs::suite::RustCrypto;
+
     use super::*;
 
     #[test]
@@ -234,7 +238,7 @@ mod tests {
 
     #[test]
     fn remembering_changes_no_result() {
-        let (suite, key) = (Remembering::default(), SecretKey::new([1; 32]));
+        let (suite, key) = (Remembering::<RustCrypto>::default(), SecretKey::new([1; 32]));
         for round in 0..3 {
             for fill in 0..8 {
                 let data = vec![fill; LONG_BYTES + usize::from(fill)];
