@@ -135,7 +135,7 @@ pub unsafe extern "C" fn sefs_format(
 }
 
 /// Opens a volume: authenticates it, replays its log, checks its anchor. Null on failure, and then nothing was written.
-/// `options` may be null.
+/// `options` may be null. Without a key it opens a public packed image, which `options` has to pin.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sefs_open(
     backend: *const SefsBackend,
@@ -145,7 +145,7 @@ pub unsafe extern "C" fn sefs_open(
     handle(|| {
         let backend = lent(backend)?;
         if options.is_null() {
-            return volume::open(&backend.0, key_of(key)?, PASSPHRASE_BYTES, &OpenOptions::default(), &Env::host());
+            return volume::open(&backend.0, perhaps_key(key)?, PASSPHRASE_BYTES, &OpenOptions::default(), &Env::host());
         }
         let options = sized(options)?;
         if options.flags > (SEFS_OPEN_READ_ONLY | SEFS_OPEN_ABANDON_ANCHOR) {
@@ -157,6 +157,7 @@ pub unsafe extern "C" fn sefs_open(
             anchor: perhaps(options.anchor).map(|anchor| anchor.0.clone()),
             abandon_anchor: options.flags & SEFS_OPEN_ABANDON_ANCHOR != 0,
             volume_id: array(options.volume_id),
+            root_digest: array(options.root_digest),
             memory_bytes: match options.memory_bytes {
                 0 => default.memory_bytes,
                 bytes => usize::try_from(bytes).map_err(|_| Failure::INVALID)?,
@@ -165,7 +166,7 @@ pub unsafe extern "C" fn sefs_open(
             ..default
         };
         let passphrase_bytes = if options.passphrase_bytes == 0 { PASSPHRASE_BYTES } else { options.passphrase_bytes };
-        volume::open(&backend.0, key_of(key)?, passphrase_bytes, &open, &env_of(options.environment))
+        volume::open(&backend.0, perhaps_key(key)?, passphrase_bytes, &open, &env_of(options.environment))
     })
 }
 
@@ -210,6 +211,10 @@ unsafe fn label_of(label: *const c_char) -> Outcome<String> {
 unsafe fn key_of(key: *const SefsKey) -> Outcome<Given> {
     let key = lent(key)?;
     Given::of(key.kind, slice(key.bytes, key.len)?)
+}
+
+unsafe fn perhaps_key(key: *const SefsKey) -> Outcome<Option<Given>> {
+    if key.is_null() { Ok(None) } else { key_of(key).map(Some) }
 }
 
 unsafe fn env_of(environment: *const SefsEnvironment) -> Env {

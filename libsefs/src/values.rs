@@ -172,6 +172,8 @@ pub struct SefsOpenOptions {
     pub anchor: *const SefsAnchor,
     /// Where random bytes and the time come from; null for the operating system.
     pub environment: *const SefsEnvironment,
+    /// 32 bytes: the root digest of the one packed image that may be opened; or null.
+    pub root_digest: *const u8,
 }
 
 /// How to make a volume. All zero but `size` and `size_bytes` is the default.

@@ -78,11 +78,12 @@ pub(crate) fn format(backend: &Arc<dyn Backend>, key: Given, mut options: Format
 
 pub(crate) fn open(
     backend: &Arc<dyn Backend>,
-    key: Given,
+    key: Option<Given>,
     passphrase_bytes: u64,
     options: &OpenOptions,
     env: &Env,
 ) -> Outcome<SefsVolume> {
+    let Some(key) = key else { return Ok(SefsVolume(Volume::open_public(backend.clone(), options, env)?)) };
     let key = key.unwrapped(&**backend, passphrase_bytes)?;
     Ok(SefsVolume(Volume::open(backend.clone(), &key, options, env)?))
 }

@@ -2,6 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+
+use sefs::backend::FileBackend;
+use sefs::env::Env;
+use sefs::pack::{NewEntry, Output, PackOptions, Packer};
+use sefs::types::Timestamp;
+use sefs::vfs::FileKind;
 
 fn crate_folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -34,11 +41,27 @@ fn libraries(folder: &Path) {
     run(Command::new(crate_folder().join("link.sh")).arg(folder).arg("--debug").env("CARGO_TARGET_DIR", target));
 }
 
+/// A public image with one file, and its root digest.
+fn image(path: &Path, digest: &Path) {
+    let backend = Arc::new(FileBackend::create(path, 0).unwrap());
+    let options = PackOptions { label: String::new(), dedup: true, threads: 1 };
+    let mut packer = Packer::new(Output::Public { backend, volume_id: None }, options, &Env::host()).unwrap();
+    let time = Timestamp::default();
+    let (atime, mtime, ctime, btime) = (time, time, time, time);
+    let entry = |kind, mode| NewEntry { kind, mode, uid: 0, gid: 0, rdev: 0, atime, mtime, ctime, btime, target: Vec::new() };
+    let root = packer.make_root(&entry(FileKind::Directory, 0o755)).unwrap();
+    let motd = packer.make(root, b"motd", &entry(FileKind::Regular, 0o644)).unwrap();
+    packer.write(motd, 0, b"welcome\n").unwrap();
+    packer.end_file(motd, 8).unwrap();
+    std::fs::write(digest, packer.finish([0; 32]).unwrap().root_digest.unwrap()).unwrap();
+}
+
 #[test]
 fn a_c_program_works_with_the_shared_and_the_static_library() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     libraries(path);
+    image(&path.join("image"), &path.join("digest"));
     let source = crate_folder().join("tests/program.c");
     let compile = |name: &str| {
         let mut command = Command::new("cc");
@@ -50,7 +73,9 @@ fn a_c_program_works_with_the_shared_and_the_static_library() {
     run(compile("static").arg(path.join("libsefs.a")).args(["-lpthread", "-ldl", "-lm", "-lgcc_s"]));
     for name in ["shared", "static"] {
         let place = tempfile::tempdir().unwrap();
-        let out = run(Command::new(path.join(name)).arg(place.path()).env("LD_LIBRARY_PATH", path));
+        let out = run(Command::new(path.join(name))
+            .args([place.path(), &path.join("image"), &path.join("digest")])
+            .env("LD_LIBRARY_PATH", path));
         assert_eq!(out, "ok\n", "{name}");
     }
     // The header serves C++ too.

@@ -317,6 +317,30 @@ static void files_of_the_system(const char *folder) {
     sefs_anchor_free(anchor);
 }
 
+/* The measured image that the test made: /motd, pinned by its root digest. */
+static void image(const char *path, const char *digest_path) {
+    uint8_t digest[32];
+    FILE *file = fopen(digest_path, "rb");
+    CHECK(file && fread(digest, 1, 32, file) == 32 && fclose(file) == 0);
+    sefs_backend *backend = sefs_backend_file(path, 0);
+    sefs_open_options options = {.size = sizeof options};
+    CHECK(backend && !sefs_open(backend, NULL, NULL) && !sefs_open(backend, NULL, &options));
+    expect(EINVAL, SEFS_ERROR_KIND_INCOMPATIBLE);
+    options.root_digest = digest;
+    CHECK(!sefs_open(backend, &key, &options));
+    sefs_volume *volume = sefs_open(backend, NULL, &options);
+    CHECK(volume);
+    sefs_attr attr;
+    char text[16] = {0};
+    CHECK(sefs_lookup(volume, NULL, SEFS_ROOT, NAME("motd"), &attr) == 0);
+    CHECK(sefs_read(volume, attr.ino, 0, (uint8_t *)text, sizeof text) == 8 && !strcmp(text, "welcome\n"));
+    CHECK(sefs_make(volume, NULL, SEFS_ROOT, NAME("more"), S_IFREG | 0600, 0, NULL) == -EROFS);
+    CHECK(sefs_close(volume) == 0);
+    digest[31] ^= 1;
+    CHECK(!sefs_open(backend, NULL, &options));
+    sefs_backend_free(backend);
+}
+
 static void mistakes(void) {
     sefs_error error;
     CHECK(sefs_abi_version() >= SEFS_ABI_VERSION);
@@ -353,7 +377,8 @@ static void mistakes(void) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 2) return 2;
+    if (count != 4) return 2;
+    image(arguments[2], arguments[3]);
     own_host();
     files_of_the_system(arguments[1]);
     mistakes();
