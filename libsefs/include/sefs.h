@@ -308,6 +308,8 @@ typedef struct {
   const sefs_anchor *anchor;
   // Where random bytes and the time come from; null for the operating system.
   const sefs_environment *environment;
+  // 32 bytes: the root digest of the one packed image that may be opened; or null.
+  const uint8_t *root_digest;
 } sefs_open_options;
 
 // Who asks. Null stands for the superuser, for whom nothing is checked.
@@ -462,7 +464,7 @@ void sefs_environment_free(sefs_environment *environment);
 int sefs_format(const sefs_backend *backend, const sefs_key *key, const sefs_format_options *options);
 
 // Opens a volume: authenticates it, replays its log, checks its anchor. Null on failure, and then nothing was written.
-// `options` may be null.
+// `options` may be null. Without a key it opens a public packed image, which `options` has to pin.
 sefs_volume *sefs_open(const sefs_backend *backend,
                        const sefs_key *key,
                        const sefs_open_options *options);

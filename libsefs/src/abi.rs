@@ -145,7 +145,13 @@ pub unsafe extern "C" fn sefs_open(
     handle(|| {
         let backend = lent(backend)?;
         if options.is_null() {
-            return volume::open(&backend.0, perhaps_key(key)?, PASSPHRASE_BYTES, &OpenOptions::default(), &Env::host());
+            return volume::open(
+                &backend.0,
+                perhaps_key(key)?,
+                PASSPHRASE_BYTES,
+                &OpenOptions::default(),
+                &Env::host(),
+            );
         }
         let options = sized(options)?;
         if options.flags > (SEFS_OPEN_READ_ONLY | SEFS_OPEN_ABANDON_ANCHOR) {

@@ -48,7 +48,8 @@ fn image(path: &Path, digest: &Path) {
     let mut packer = Packer::new(Output::Public { backend, volume_id: None }, options, &Env::host()).unwrap();
     let time = Timestamp::default();
     let (atime, mtime, ctime, btime) = (time, time, time, time);
-    let entry = |kind, mode| NewEntry { kind, mode, uid: 0, gid: 0, rdev: 0, atime, mtime, ctime, btime, target: Vec::new() };
+    let entry =
+        |kind, mode| NewEntry { kind, mode, uid: 0, gid: 0, rdev: 0, atime, mtime, ctime, btime, target: Vec::new() };
     let root = packer.make_root(&entry(FileKind::Directory, 0o755)).unwrap();
     let motd = packer.make(root, b"motd", &entry(FileKind::Regular, 0o644)).unwrap();
     packer.write(motd, 0, b"welcome\n").unwrap();

@@ -36,7 +36,7 @@ impl LibOs {
 
     fn write(&self, path: &str, content: &[u8]) -> Result<()> {
         let (dir, name) = path.rsplit_once('/').ok_or(Posix::InvalidArgument)?;
-        let ((volume, dir), root) = (self.walk(dir)?, Caller::root());
+        let ((volume, dir), root) = (self.walk(&format!("{dir}/"))?, Caller::root());
         let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
         let file = volume.make(&root, dir, name.as_bytes(), &new)?;
         volume.write(&root, file.ino, 0, content, WriteMode::Direct)?;
@@ -52,7 +52,8 @@ fn build_image(env: &Env) -> Result<(Arc<dyn Backend>, [u8; 32])> {
     let mut packer = Packer::new(output, options, env)?;
     let time = Timestamp::default();
     let (atime, mtime, ctime, btime) = (time, time, time, time);
-    let entry = |kind, mode| NewEntry { kind, mode, uid: 0, gid: 0, rdev: 0, atime, mtime, ctime, btime, target: vec![] };
+    let entry =
+        |kind, mode| NewEntry { kind, mode, uid: 0, gid: 0, rdev: 0, atime, mtime, ctime, btime, target: vec![] };
     let root = packer.make_root(&entry(FileKind::Directory, 0o755))?;
     let motd = packer.make(root, b"motd", &entry(FileKind::Regular, 0o644))?;
     packer.write(motd, 0, b"welcome\n")?;
@@ -87,4 +88,9 @@ fn main() -> Result<()> {
     print!("{}", String::from_utf8_lossy(&os.read("/data/greeting")?));
     assert!(matches!(os.write("/new", b""), Err(Error::Posix(Posix::ReadOnly))), "the image stays as it was measured");
     os.0.into_iter().try_for_each(|(_, volume)| volume.close())
+}
+
+#[test]
+fn it_runs() {
+    main().unwrap();
 }
