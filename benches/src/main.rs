@@ -1,13 +1,14 @@
 //! Measures SEFS as a library OS uses it, within one process, and beside each figure its limits in the same run.
 //!
 //! ```text
-//! main ─┬─► sequential, random, names, appends ─► limits, protected ─► place ─► figure
+//! main ─┬─► sequential, random, names, appends, aged ─► limits, protected ─► place ─► figure
 //!       └─► growth ─► counting, law, svg, place
 //! ```
 //! Machines are noisy: each round measures the volume and then its limits, and what counts is the median of the rounds'
 //! ratios.
 #![forbid(unsafe_code)]
 
+mod aged;
 mod appends;
 mod counting;
 mod figure;
@@ -43,11 +44,20 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "memory,file")]
     backend: Vec<Kind>,
     /// What to measure
-    #[arg(long, value_delimiter = ',', default_value = "sequential,random,names,appends")]
+    #[arg(long, value_delimiter = ',', default_value = "sequential,random,names,appends,aged")]
     work: Vec<Work>,
     /// Content that is written and read, in one file for each thread
     #[arg(long, value_parser = size::parse, default_value = "64M")]
     size: u64,
+    /// Blocks at random places of a sparse file of this length instead of a full one of --size
+    #[arg(long, value_parser = size::parse)]
+    sparse: Option<u64>,
+    /// How often a volume that is nearly full is overwritten before it is measured
+    #[arg(long, default_value_t = 2)]
+    overwrites: u64,
+    /// How full it is, in percent
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=95), default_value_t = 90)]
+    aged_fill: u64,
     /// How many files are made
     #[arg(long, default_value_t = 100_000)]
     files: u64,
@@ -112,6 +122,7 @@ enum Work {
     Random,
     Names,
     Appends,
+    Aged,
 }
 
 fn main() -> ExitCode {
@@ -139,6 +150,7 @@ fn run(args: &Args) -> Outcome<()> {
                 Work::Random => random::measure(&place, args, &mut report)?,
                 Work::Names => names::measure(&place, args, &mut report)?,
                 Work::Appends => appends::measure(&place, args, &mut report)?,
+                Work::Aged => aged::measure(&place, args, &mut report)?,
             }
         }
     }

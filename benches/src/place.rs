@@ -237,8 +237,51 @@ impl Dice {
     }
 }
 
+/// Every number below an end once, in an order that leaves no neighbours together.
+#[derive(Clone)]
+pub(crate) struct Scattered {
+    index: u64,
+    end: u64,
+}
+
+impl Scattered {
+    pub(crate) fn new(end: u64) -> Scattered {
+        Scattered { index: 0, end }
+    }
+}
+
+impl Iterator for Scattered {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        // A prime, so that no smaller end has a divisor in common with it, near the golden section of 2^32: next to no
+        // multiple of a power of two.
+        const STRIDE: u64 = 2_654_435_761;
+        let next = (self.index < self.end).then(|| self.index.wrapping_mul(STRIDE) % self.end);
+        self.index += 1;
+        next
+    }
+}
+
 /// Content that differs from block to block.
 pub(crate) fn content(len: usize) -> Vec<u8> {
     let mut dice = Dice::new(len as u64);
     (0..len.div_ceil(8)).flat_map(|_| dice.below(u64::MAX).to_le_bytes()).take(len).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scattered_numbers_are_all_there_and_no_neighbours() {
+        for end in [1, 2, 4096, 50_000, 117_964] {
+            let order: Vec<u64> = Scattered::new(end).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert!(sorted.into_iter().eq(0..end), "{end}");
+            let neighbours = order.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
+            assert!(end < 100 || neighbours < order.len() / 100, "{end}: {neighbours}");
+        }
+    }
 }

@@ -23,7 +23,9 @@ fn every_work_runs_with_one_thread_and_more() {
         &format!("{TINY} --threads 1,2,4 --backend memory,file"),
         &["--json", json.to_str().unwrap(), "--dir", folder.path().to_str().unwrap()],
     ));
-    for work in ["sequential write", "sequential read", "random 4 KiB read", "create", "list", "append 4 KiB"] {
+    for work in
+        ["sequential write", "sequential read", "random 4 KiB read", "create", "list", "append 4 KiB", "90 % full"]
+    {
         for backend in ["memory", "file"] {
             let figures = text.lines().filter(|line| line.contains(work) && line.contains(&format!("| {backend} |")));
             assert!(figures.count() > 0, "{work} on {backend} in\n{text}");

@@ -8,7 +8,7 @@ use super::Run;
 use super::results::{About, COST, Shown};
 use super::site::{BLOCK, Sample, Site, Start, make};
 use crate::Outcome;
-use crate::place::content;
+use crate::place::{Scattered, content};
 
 const ABOUT: About = About {
     slug: "growth-age",
@@ -34,7 +34,7 @@ pub(super) fn measure(run: &mut Run<'_>) -> Outcome<()> {
         while done < *overwrites {
             done += 1;
             run.progress.set_label(format!("age: overwrite {done}"));
-            overwrite = Some(overwrite_all(&site, &volume, file, blocks, done)?);
+            overwrite = Some(overwrite_all(&site, &volume, file, blocks)?);
         }
         let (write, read) = site.blocks(&volume, file, blocks * BLOCK)?;
         let sequential = read_all(&site, &volume, file, blocks)?;
@@ -51,12 +51,11 @@ pub(super) fn measure(run: &mut Run<'_>) -> Outcome<()> {
 }
 
 /// Overwrites each block once, in an order that leaves no neighbours together.
-fn overwrite_all(site: &Site<'_>, volume: &Volume, file: InodeNo, blocks: u64, round: u64) -> Outcome<Sample> {
-    // A prime above every number of blocks that is measured has no divisor in common with it.
-    const STRIDE: u64 = 2_147_483_647;
+fn overwrite_all(site: &Site<'_>, volume: &Volume, file: InodeNo, blocks: u64) -> Outcome<Sample> {
     let (data, mut meter) = (content(BLOCK as usize), site.meter());
-    meter.batch(blocks, |index| {
-        let block = (index.wrapping_mul(STRIDE) + round * 7919) % blocks;
+    let mut places = Scattered::new(blocks);
+    meter.batch(blocks, |_| {
+        let block = places.next().ok_or("there are as many places as blocks")?;
         volume.write(&Caller::root(), file, block * BLOCK, &data, WriteMode::Direct)?;
         Ok(())
     })?;
