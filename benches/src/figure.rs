@@ -118,9 +118,9 @@ impl Report {
     pub(crate) fn json(&self, args: &Args) -> Value {
         let figures: Vec<Value> = self.figures.iter().map(Figure::json).collect();
         json!({
-            "crypto": args.crypto.to_string(),
+            "crypto": args.setting.crypto.to_string(),
             "size_bytes": args.size,
-            "memory_bytes": args.memory,
+            "memory_bytes": args.setting.memory,
             "figures": figures,
         })
     }

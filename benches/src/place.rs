@@ -51,39 +51,32 @@ const FILL: usize = 1 << 20;
 
 impl Place {
     pub(crate) fn new(kind: Kind, args: &Args) -> Outcome<Place> {
-        let mut builder = tempfile::Builder::new();
-        let dir = match &args.dir {
-            Some(dir) => builder.prefix(".sefs-bench.").tempdir_in(dir)?,
-            None => builder.prefix("sefs-bench.").tempdir()?,
-        };
+        let dir = args.setting.temporary()?;
         // Content twice, for what is overwritten stays until the checkpoint after the next; files of names; the ring.
         let size_bytes = (2 * args.size + (args.files * 1024) + (192 << 20)).next_multiple_of(FILL as u64);
         let backend = kind.backend(&dir, "volume", size_bytes)?;
+        write_over(&*backend, size_bytes)?;
         // The limits' part, and behind it the baseline's file with its tree and recovery copy.
         let baseline_at = args.size.max(args.blocks * 4096).next_multiple_of(FILL as u64);
         let bare_bytes = (baseline_at + args.size + args.size / 64 + (4 << 20)).next_multiple_of(FILL as u64);
         let bare = kind.backend(&dir, "bare", bare_bytes)?;
+        write_over(&*bare, bare_bytes)?;
         Ok(Place {
             kind,
-            env: args.crypto.host_env(),
-            clock: args.clock,
+            env: args.setting.crypto.host_env(),
+            clock: args.setting.clock,
             backend,
             bare,
             baseline_at,
             size_bytes,
-            memory_bytes: usize::try_from(args.memory)?,
+            memory_bytes: usize::try_from(args.setting.memory)?,
             made: AtomicU64::new(0),
             _dir: dir,
         })
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::Memory => "memory",
-            Kind::File => "file",
-            Kind::Uring => "uring",
-            Kind::UringDirect => "uring-direct",
-        }
+        self.kind.name()
     }
 
     /// A backend for limits: no volume stands on it.
@@ -99,14 +92,7 @@ impl Place {
     /// A volume with nothing in it.
     pub(crate) fn fresh(&self) -> Outcome<Volume> {
         let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
-        let options = FormatOptions {
-            size_bytes: self.size_bytes,
-            volume_id: u128::from(made).to_be_bytes(),
-            label: String::new(),
-            slots: Vec::new(),
-            anchor: None,
-            root: Owner { mode: 0o755, uid: 0, gid: 0 },
-        };
+        let options = format_options(self.size_bytes, made);
         Volume::format(self.backend.clone(), &key(), &options, &self.env)?;
         self.reopened()
     }
@@ -119,8 +105,18 @@ impl Place {
 }
 
 impl Kind {
-    fn backend(self, dir: &tempfile::TempDir, name: &str, len_bytes: u64) -> Outcome<Arc<dyn Backend>> {
-        let backend: Arc<dyn Backend> = match self {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Memory => "memory",
+            Kind::File => "file",
+            Kind::Uring => "uring",
+            Kind::UringDirect => "uring-direct",
+        }
+    }
+
+    /// A backend of zeros, sparse.
+    pub(crate) fn backend(self, dir: &tempfile::TempDir, name: &str, len_bytes: u64) -> Outcome<Arc<dyn Backend>> {
+        Ok(match self {
             Kind::Memory => Arc::new(MemoryBackend::new(len_bytes)),
             Kind::File => Arc::new(FileBackend::create(&dir.path().join(name), len_bytes)?),
             Kind::Uring | Kind::UringDirect => {
@@ -128,18 +124,38 @@ impl Kind {
                 file.set_len(len_bytes)?;
                 Arc::new(UringBackend::new(file, self == Kind::UringDirect)?)
             }
-        };
-        for offset_bytes in (0..len_bytes).step_by(FILL) {
-            let mut buf = backend.buffer(FILL);
-            buf.bytes_mut().fill(0x5a);
-            bare(backend.write_at(offset_bytes, buf))?;
-        }
-        bare(backend.flush())?;
-        Ok(backend)
+        })
     }
 }
 
-fn key() -> VolumeKey {
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Writes over all of a backend.
+pub(crate) fn write_over(backend: &dyn Backend, len_bytes: u64) -> Outcome<()> {
+    for offset_bytes in (0..len_bytes).step_by(FILL) {
+        let mut buf = backend.buffer(usize::try_from((len_bytes - offset_bytes).min(FILL as u64))?);
+        buf.bytes_mut().fill(0x5a);
+        bare(backend.write_at(offset_bytes, buf))?;
+    }
+    bare(backend.flush())
+}
+
+pub(crate) fn format_options(size_bytes: u64, volume: u64) -> FormatOptions {
+    FormatOptions {
+        size_bytes,
+        volume_id: u128::from(volume).to_be_bytes(),
+        label: String::new(),
+        slots: Vec::new(),
+        anchor: None,
+        root: Owner { mode: 0o755, uid: 0, gid: 0 },
+    }
+}
+
+pub(crate) fn key() -> VolumeKey {
     VolumeKey::new([0x5a; 32])
 }
 
@@ -221,8 +237,51 @@ impl Dice {
     }
 }
 
+/// Every number below an end once, in an order that leaves no neighbours together.
+#[derive(Clone)]
+pub(crate) struct Scattered {
+    index: u64,
+    end: u64,
+}
+
+impl Scattered {
+    pub(crate) fn new(end: u64) -> Scattered {
+        Scattered { index: 0, end }
+    }
+}
+
+impl Iterator for Scattered {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        // A prime, so that no smaller end has a divisor in common with it, near the golden section of 2^32: next to no
+        // multiple of a power of two.
+        const STRIDE: u64 = 2_654_435_761;
+        let next = (self.index < self.end).then(|| self.index.wrapping_mul(STRIDE) % self.end);
+        self.index += 1;
+        next
+    }
+}
+
 /// Content that differs from block to block.
 pub(crate) fn content(len: usize) -> Vec<u8> {
     let mut dice = Dice::new(len as u64);
     (0..len.div_ceil(8)).flat_map(|_| dice.below(u64::MAX).to_le_bytes()).take(len).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scattered_numbers_are_all_there_and_no_neighbours() {
+        for end in [1, 2, 4096, 50_000, 117_964] {
+            let order: Vec<u64> = Scattered::new(end).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert!(sorted.into_iter().eq(0..end), "{end}");
+            let neighbours = order.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
+            assert!(end < 100 || neighbours < order.len() / 100, "{end}: {neighbours}");
+        }
+    }
 }

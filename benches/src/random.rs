@@ -1,7 +1,10 @@
 //! Blocks of 4 KiB at random places of a file: read, and written with a sync at the end.
 
+use std::time::Duration;
+
 use sefs::types::InodeNo;
-use sefs::vfs::{Caller, Volume, WriteMode};
+use sefs::vfs::{Caller, SetAttr, Volume, WriteMode};
+use sefs_tools::size;
 
 use crate::figure::{Limit, Report, Subject, Unit};
 use crate::limits::{self, Load, Order};
@@ -14,14 +17,23 @@ const BLOCK: u64 = 4096;
 
 pub(crate) fn measure(place: &Place, args: &Args, report: &mut Report) -> Outcome<()> {
     for threads in &args.threads {
+        let load = Load { bytes: args.blocks * BLOCK, call: BLOCK, threads: *threads, clock: place.clock };
         let volume = place.fresh()?;
         let file = make_file(&volume, "file")?;
-        fill(&volume, &[file], args.size)?;
-        volume.close()?;
-        let run = Run { volume: place.reopened()?, file, file_blocks: args.size / BLOCK };
-        let load = Load { bytes: args.blocks * BLOCK, call: BLOCK, threads: *threads, clock: place.clock };
+        let file_bytes = args.sparse.unwrap_or(args.size);
+        let run = Run { volume, file, file_blocks: file_bytes / BLOCK, sparse: args.sparse };
+        if run.sparse.is_some() {
+            let change = SetAttr { size: Some(file_bytes), ..SetAttr::default() };
+            run.volume.set_attr(&Caller::root(), file, &change)?;
+            // The same places as later, so that reads find content.
+            run.overwrite(load)?;
+        } else {
+            fill(&run.volume, &[file], args.size)?;
+        }
+        run.volume.close()?;
+        let run = Run { volume: place.reopened()?, ..run };
         let mut protected = None;
-        if *threads == 1 {
+        if *threads == 1 && run.sparse.is_none() {
             protected = Some(place.protected(run.file_blocks)?);
         }
         run.reads(place, load, protected.as_mut(), report)?;
@@ -35,14 +47,29 @@ struct Run {
     volume: Volume,
     file: InodeNo,
     file_blocks: u64,
-}
-
-fn subject(place: &Place, what: &str, load: Load) -> Subject {
-    let name = format!("random 4 KiB {what}");
-    Subject { name, backend: place.name(), threads: load.threads, unit: Unit::Operations }
+    sparse: Option<u64>,
 }
 
 impl Run {
+    fn subject(&self, place: &Place, what: &str, load: Load) -> Subject {
+        let of = self.sparse.map(|bytes| format!(", sparse file of {}", size::render(bytes))).unwrap_or_default();
+        let name = format!("random 4 KiB {what}{of}");
+        Subject { name, backend: place.name(), threads: load.threads, unit: Unit::Operations }
+    }
+
+    /// Writes blocks at random places, the same each time.
+    fn overwrite(&self, load: Load) -> Outcome<Duration> {
+        let data = content(BLOCK as usize);
+        on_threads(load.clock, load.threads, |thread| {
+            let mut dice = Dice::new(thread);
+            for _ in 0..load.calls_of_thread() {
+                let offset = dice.below(self.file_blocks) * BLOCK;
+                self.volume.write(&Caller::root(), self.file, offset, &data, WriteMode::Direct)?;
+            }
+            Ok(self.volume.sync()?)
+        })
+    }
+
     fn reads(&self, place: &Place, load: Load, old: Option<&mut Protected>, report: &mut Report) -> Outcome<()> {
         let suite = &*place.env.suite;
         let ours = || {
@@ -73,23 +100,13 @@ impl Run {
             });
             limits.push(Limit { name: "protected files", measure });
         }
-        report.measure(subject(place, "read", load), Box::new(ours), limits)
+        report.measure(self.subject(place, "read", load), Box::new(ours), limits)
     }
 
     fn writes(&self, place: &Place, load: Load, old: Option<&mut Protected>, report: &mut Report) -> Outcome<()> {
         let suite = &*place.env.suite;
         let data = content(BLOCK as usize);
-        let ours = || {
-            let time = on_threads(load.clock, load.threads, |thread| {
-                let mut dice = Dice::new(thread);
-                for _ in 0..load.calls_of_thread() {
-                    let offset = dice.below(self.file_blocks) * BLOCK;
-                    self.volume.write(&Caller::root(), self.file, offset, &data, WriteMode::Direct)?;
-                }
-                Ok(self.volume.sync()?)
-            })?;
-            Ok((load.calls_of_thread() * load.threads, time))
-        };
+        let ours = || Ok((load.calls_of_thread() * load.threads, self.overwrite(load)?));
         let mut limits = vec![
             Limit { name: "cipher and copy", measure: Box::new(|| calls(load, limits::seal(suite, load)?)) },
             Limit {
@@ -111,11 +128,11 @@ impl Run {
             });
             limits.push(Limit { name: "protected files", measure });
         }
-        report.measure(subject(place, "write", load), Box::new(ours), limits)
+        report.measure(self.subject(place, "write", load), Box::new(ours), limits)
     }
 }
 
 /// The same figure in calls instead of bytes.
-fn calls(load: Load, (bytes, time): (u64, std::time::Duration)) -> Outcome<(u64, std::time::Duration)> {
+fn calls(load: Load, (bytes, time): (u64, Duration)) -> Outcome<(u64, Duration)> {
     Ok((bytes / load.call, time))
 }
