@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use sealing::{Argon2Cost, Key, OsRng, SlotSecret, open_platform_slot};
+use sealing::{Argon2Cost, BlobHeader, Key, OsRng, SlotSecret, open_platform_slot};
 use sefs::format::KeySlot;
 use sefs::keys::VolumeKey;
 use sefs::vfs::{Rotating, RotationStep, Volume};
@@ -55,6 +55,7 @@ pub(super) struct RotateKeyArgs {
 const ARGON2_BYTES: u64 = 1 << 30;
 const IN_PROGRESS: &str =
     "key rotation in progress: old blocks are neither secret nor authentic against the old key's holder";
+const GOES_ON: &str = "a rotation is in progress and goes on; the slots are those that it began with, and no others are made or dropped";
 const SAME_SECRET: &str =
     "whoever has an old slot's secret opens its new slot with it; give new secrets for those that others know";
 
@@ -63,21 +64,27 @@ impl Sealing {
         let interrupted = interrupt::watch();
         let mut unlocked = args.unlock()?;
         let mut volume = unlocked.opened.volume()?;
-        let mut dropped = Vec::new();
+        let mut dropped = None;
         if volume.info().rotating.is_none() {
             if let Some(refused) = unlocked.refused.take() {
                 // The new owner's key alone opens it: an earlier call has ended. A volume that never had another key is no such.
                 let slots = volume.header().slots.clone();
                 let ended = volume.info().key_generation > 1;
-                return if ended { self.told(args, &volume, None, &slots, &[]) } else { Err(refused) };
+                if !ended {
+                    return Err(refused);
+                }
+                TOOL.warn("nothing was rotated: the key that was given opens no slot, and the new owner's does already");
+                return self.told(args, &volume, None, &slots, None);
             }
             refuse_tpm_anchor(&unlocked.opened)?;
-            dropped = args.begin(&mut unlocked.opened, &mut volume)?;
+            dropped = Some(args.begin(&mut unlocked.opened, &mut volume)?);
+        } else if args.changes_slots() {
+            TOOL.warn(GOES_ON);
         }
         let left =
             if args.start_only { volume.info().rotating } else { args.finish(&unlocked, &volume, &interrupted)? };
         let slots = volume.header().slots.clone();
-        let done = self.told(args, &volume, left, &slots, &dropped)?;
+        let done = self.told(args, &volume, left, &slots, dropped.as_deref())?;
         volume.close().map_err(|error| unlocked.opened.failed(&error))?;
         Ok(done)
     }
@@ -88,7 +95,7 @@ impl Sealing {
         volume: &Volume,
         left: Option<Rotating>,
         slots: &[KeySlot],
-        dropped: &[usize],
+        dropped: Option<&[usize]>,
     ) -> Result<bool, Failure> {
         let generation = volume.info().key_generation;
         let value = json!({
@@ -97,7 +104,8 @@ impl Sealing {
             "rotation": if left.is_some() { "in progress" } else { "done" },
             "blocks_left": left.map_or(0, |left| left.blocks_left),
             "slots": numbered(slots),
-            "dropped": dropped,
+            "begun": dropped.is_some(),
+            "dropped": dropped.unwrap_or_default(),
         });
         self.say(value, || {
             let labels: Vec<String> = slots.iter().map(slot_label).collect();
@@ -124,6 +132,12 @@ struct Resumed {
 }
 
 impl RotateKeyArgs {
+    /// Whether other slots are asked for than those of now.
+    fn changes_slots(&self) -> bool {
+        let (owner, shares) = self.new.split();
+        owner.is_some() || shares.is_some() || !self.drop_slot.is_empty()
+    }
+
     /// By the key, or, after a call that was interrupted, by the new owner's.
     fn unlock(&self) -> Result<Resumed, Failure> {
         let locate = || Located::open(&self.image, ImageUse::ReadWrite);
@@ -169,6 +183,7 @@ impl RotateKeyArgs {
         let (mut owner, mut shares) = (owner.as_ref().map(make).transpose()?, shares.as_ref().map(make).transpose()?);
         let (has_owner, has_shares) = (owner.is_some(), shares.is_some());
         let (mut slots, mut uncovered) = (Vec::new(), Vec::new());
+        let mut used = vec![false; others.len()];
         if let Some(index) = self.drop_slot.iter().find(|index| **index >= header.slots.len()) {
             return Err(Failure::usage("--drop-slot", format!("{index} is no slot; there are {}", header.slots.len()))
                 .way_out("sealing slots list shows them"));
@@ -177,17 +192,28 @@ impl RotateKeyArgs {
             if self.drop_slot.contains(&index) {
                 continue;
             }
-            if has_shares && slot.kind == sealing::SlotKind::Shares.number() {
-                slots.extend(shares.as_mut().and_then(|made| made.slot.take()));
-            } else if opens(&unlocked.source, slot, &id) && has_owner {
-                slots.extend(owner.as_mut().and_then(|made| made.slot.take()));
-            } else if let Some(source) =
-                core::iter::once(&unlocked.source).chain(&others).find(|source| opens(source, slot, &id))
-            {
-                slots.push(rewrap(source, slot, new_key, &id)?);
+            let by_itself = opens(&unlocked.source, slot, &id);
+            let other = others.iter().position(|source| opens(source, slot, &id));
+            // What is new takes the place of one slot; a second one like it is another owner's, and nobody named it.
+            let next = if has_shares && slot.kind == sealing::SlotKind::Shares.number() {
+                shares.as_mut().and_then(|made| made.slot.take())
+            } else if by_itself && has_owner {
+                owner.as_mut().and_then(|made| made.slot.take())
+            } else if by_itself {
+                Some(rewrap(&unlocked.source, slot, new_key, &id)?)
+            } else if let Some(number) = other {
+                used[number] = true;
+                Some(rewrap(&others[number], slot, new_key, &id)?)
             } else {
-                uncovered.push(format!("{index} ({})", slot_label(slot)));
+                None
+            };
+            match next {
+                Some(slot) => slots.push(slot),
+                None => uncovered.push(format!("{index} ({})", slot_label(slot))),
             }
+        }
+        if let Some((source, _)) = others.iter().zip(&used).find(|(_, used)| !**used) {
+            return Err(Failure::usage(source.place(), "it opens no slot that is kept").way_out("leave it out"));
         }
         if !uncovered.is_empty() {
             return Err(Failure::new(self.image.display(), format!("no secret is given for slot {}", uncovered.join(", ")))
@@ -253,7 +279,8 @@ fn opens(source: &KeySource, slot: &KeySlot, id: &VolumeId) -> bool {
     source.open_slots([(slot.kind, &slot.body[..])], id, ARGON2_BYTES).is_ok()
 }
 
-/// A slot for the same owner that holds the new key. Who may approve a successor of code on a platform stays the same.
+/// A slot for the same owner that holds the new key. Code on a platform is bound to what it was bound to, whatever policy the
+/// caller's options say, and who may approve its successor stays the same.
 fn rewrap(source: &KeySource, slot: &KeySlot, new_key: &VolumeKey, id: &VolumeId) -> Result<KeySlot, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(source.place(), error).way_out("deal new ones with --shares, or see sealing --help")
@@ -262,7 +289,10 @@ fn rewrap(source: &KeySource, slot: &KeySlot, new_key: &VolumeKey, id: &VolumeId
         SlotSecret::Platform(owner) => {
             let opened = open_platform_slot(owner, &slot.body, &id.0).map_err(|error| failed(&error))?;
             let key = Key::from_bytes(new_key.expose());
-            let body = owner.wrap(&key, &id.0, opened.approvers.as_ref(), &OsRng).map_err(|error| failed(&error))?;
+            let bound = BlobHeader::decode(&slot.body).map_err(|error| failed(&error))?;
+            let body = owner
+                .wrap_under(&bound.policy, &key, &id.0, opened.approvers.as_ref(), &OsRng)
+                .map_err(|error| failed(&error))?;
             Ok(KeySlot { kind: slot.kind, body })
         }
         SlotSecret::Shares(_) => Err(Failure::new("recovery shares", "they cannot be given another key")

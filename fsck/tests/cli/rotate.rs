@@ -112,6 +112,44 @@ fn all_owners_keep_their_way_in_or_are_named() {
         .refused(1, &["wrong key"]);
 }
 
+/// A slot of code stays bound to what it was bound to, whatever policy the command's options have by default.
+#[test]
+fn a_platforms_slot_keeps_its_policy() {
+    let bench = Bench::with_image();
+    let code = |measurement: &str| {
+        format!("sgx-sim:mrenclave={},mrsigner={},isvsvn=1", measurement.repeat(64), "5".repeat(64))
+    };
+    for (policy, next_opens) in [("mrsigner", true), ("mrenclave", false)] {
+        let made = format!("{},policy={policy}", code("1"));
+        let add = ["slots", "add", "a", "--key-file", "key", "--allow-development", "--new-platform", &made];
+        bench.run(SEALING, &add).succeeded();
+        let other = if next_opens { "mrenclave" } else { "mrsigner" };
+        let named = format!("{},policy={other}", code("1"));
+        bench.rotate(&["--key-file", "key", "--with-platform", &named, "--allow-development"]).succeeded();
+        let next = bench.debug(&["a", "--platform", &code("2"), "--allow-development", "ls"]);
+        assert_eq!(next.code == Some(0), next_opens, "{policy}: {next:?}");
+        bench.run(SEALING, &["slots", "remove", "a", "--key-file", "key", "--slot", "1"]).succeeded();
+    }
+}
+
+#[test]
+fn a_second_slot_of_a_kind_is_dropped_by_name_only() {
+    let bench = Bench::with_image();
+    for dir in ["first", "second", "new"] {
+        fs::create_dir(bench.path(dir)).unwrap();
+    }
+    for dir in ["first", "second"] {
+        let add = ["slots", "add", "a", "--key-file", "key", "--shares", "2/3", "--share-dir", dir];
+        bench.run(SEALING, &add).succeeded();
+    }
+    let args = ["--key-file", "key", "--shares", "2/3", "--share-dir", "new"];
+    bench.rotate(&args).refused(1, &["slot 2 (recovery shares)", "--drop-slot"]);
+    bench.rotate(&[&args[..], &["--with-key-file", "other"]].concat()).refused(2, &["other", "opens no slot"]);
+    let rotated = bench.rotate(&[&args[..], &["--drop-slot", "2", "--start-only", "--json"]].concat()).succeeded();
+    assert_eq!((&rotated.json()["dropped"], &rotated.json()["begun"]), (&serde_json::json!([2]), &true.into()));
+    bench.is_whole(&["--share-file", "new/share-1", "--share-file", "new/share-2"]);
+}
+
 #[test]
 fn yesterdays_copy_is_refused_with_an_anchor() {
     let bench = Bench::new();
