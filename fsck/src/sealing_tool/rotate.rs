@@ -55,7 +55,8 @@ pub(super) struct RotateKeyArgs {
 const ARGON2_BYTES: u64 = 1 << 30;
 const IN_PROGRESS: &str =
     "key rotation in progress: old blocks are neither secret nor authentic against the old key's holder";
-const GOES_ON: &str = "a rotation is in progress and goes on; the slots are those that it began with, and no others are made or dropped";
+const GOES_ON: &str =
+    "a rotation is in progress and goes on; the slots are those that it began with, and no others are made or dropped";
 const SAME_SECRET: &str =
     "whoever has an old slot's secret opens its new slot with it; give new secrets for those that others know";
 
@@ -73,7 +74,9 @@ impl Sealing {
                 if !ended {
                     return Err(refused);
                 }
-                TOOL.warn("nothing was rotated: the key that was given opens no slot, and the new owner's does already");
+                TOOL.warn(
+                    "nothing was rotated: the key that was given opens no slot, and the new owner's does already",
+                );
                 return self.told(args, &volume, None, &slots, None);
             }
             refuse_tpm_anchor(&unlocked.opened)?;
