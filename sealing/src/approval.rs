@@ -160,7 +160,7 @@ impl Manifest {
     pub fn encode(&self) -> [u8; MANIFEST_LEN] {
         let mut out = [0; MANIFEST_LEN];
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, MAGIC);
+        put(0, MANIFEST_MAGIC);
         put(8, &VERSION.to_le_bytes());
         put(10, &self.kind.number().to_le_bytes());
         put(12, &self.policy.0.to_le_bytes());
@@ -178,7 +178,7 @@ impl Manifest {
     /// Reads a manifest and keeps the rules for policies.
     pub fn decode(bytes: &[u8]) -> Result<Manifest, ApprovalError> {
         let fields = Fields(bytes);
-        let sound = bytes.len() == MANIFEST_LEN && bytes[..8] == *MAGIC && fields.u16(8) == VERSION;
+        let sound = bytes.len() == MANIFEST_LEN && bytes[..8] == *MANIFEST_MAGIC && fields.u16(8) == VERSION;
         if !sound || bytes[146..].iter().any(|&byte| byte != 0) {
             return Err(ApprovalError::Malformed);
         }
@@ -274,6 +274,7 @@ impl fmt::Display for ApprovalError {
 
 impl core::error::Error for ApprovalError {}
 
-const MAGIC: &[u8; 8] = b"SEALmig\0";
+/// What a manifest begins with.
+pub const MANIFEST_MAGIC: &[u8; 8] = b"SEALmig\0";
 const VERSION: u16 = 1;
 const LABEL: &[u8] = b"sealing 1 migration\0";

@@ -1,8 +1,10 @@
 //! Data: seal, unseal, inspect, explain.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use sealing::approval::{MANIFEST_LEN, MANIFEST_MAGIC, Manifest};
 use sealing::blob::{self, BlobUse, MAX_PAYLOAD_LEN, SealError};
 use sealing::explain::explain;
 use sealing::platform::KeyPolicy;
@@ -11,6 +13,7 @@ use sealing::{BLOB_HEADER_LEN, BlobHeader, OsRng, PlatformOwner, Purpose, SlotKi
 use sefs::vfs::Volume;
 use serde_json::{Value, json};
 
+use super::upgrade::{manifest_json, manifest_text};
 use super::{PlatformArgs, Sealing, TOOL, hex, now, owner_label, read_file, write_file};
 use crate::image::ImageUse;
 use crate::opening::Located;
@@ -65,6 +68,9 @@ pub(super) struct ExplainArgs {
     /// What the blob should be for
     #[arg(long, value_name = "TEXT")]
     purpose: Option<String>,
+    /// The volume that the blob should belong to
+    #[arg(long, value_name = "UUID")]
+    volume_id: Option<VolumeId>,
     #[command(flatten)]
     platform: PlatformArgs,
 }
@@ -86,6 +92,8 @@ pub(super) enum Holds {
         slots: Vec<Found>,
         others: usize,
     },
+    /// An upgrade manifest, which is in plain.
+    Manifest(Box<Manifest>),
 }
 
 pub(super) const HINT: &str = "a hint from unauthenticated bytes: whoever holds the file could have written them";
@@ -106,13 +114,15 @@ fn purpose(text: &str) -> Result<Purpose, Failure> {
 
 /// Reads a blob's header, or those in an image's slots.
 pub(super) fn look_into(path: &Path) -> Result<Holds, Failure> {
-    let starts_as_blob = {
-        use std::io::Read;
-        let mut head = [0; 8];
-        let file = std::fs::File::open(path).map_err(|error| Failure::io(path, &error).way_out("check the path"))?;
-        file.take(8).read_exact(&mut head).is_ok() && head == *b"SEALblob"
-    };
-    if starts_as_blob {
+    let mut head = [0; 8];
+    let file = std::fs::File::open(path).map_err(|error| Failure::io(path, &error).way_out("check the path"))?;
+    let read = file.take(8).read_exact(&mut head).is_ok();
+    if read && head == *MANIFEST_MAGIC {
+        let manifest = Manifest::decode(&read_file(path, MANIFEST_LEN)?);
+        let manifest = manifest.map_err(|error| Failure::new(path.display(), error).way_out("take it from a copy"))?;
+        return Ok(Holds::Manifest(Box::new(manifest)));
+    }
+    if read && head == *b"SEALblob" {
         let bytes = read_file(path, MAX_BLOB_LEN)?.to_vec();
         let header = BlobHeader::decode(&bytes)
             .map_err(|error| Failure::new(path.display(), error).way_out("take it from a copy"))?;
@@ -140,6 +150,7 @@ impl Holds {
         match self {
             Holds::Blob(found) => std::slice::from_ref(&**found),
             Holds::Image { slots, .. } => slots,
+            Holds::Manifest(_) => &[],
         }
     }
 }
@@ -186,6 +197,9 @@ impl Sealing {
 
     pub(super) fn inspect(&mut self, file: &Path) -> Result<bool, Failure> {
         let holds = look_into(file)?;
+        if let Holds::Manifest(manifest) = &holds {
+            return self.say(manifest_json(manifest), || format!("# {HINT}\n{}", manifest_text(manifest)));
+        }
         if self.json {
             let all: Vec<Value> = holds.found().iter().map(as_json).collect();
             self.out.json(&json!({"authenticated": false, "blobs": all}))?;
@@ -207,22 +221,25 @@ impl Sealing {
     pub(super) fn explain(&mut self, args: &ExplainArgs) -> Result<bool, Failure> {
         let owner = owner_even_locked(&args.platform.platform, args.platform.allow_development)?;
         let holds = look_into(&args.file)?;
-        let wanted = match (&holds, &args.purpose) {
-            (Holds::Image { volume_id, .. }, _) => Some(slot_use(volume_id)),
-            (Holds::Blob(found), Some(text)) => {
-                Some(BlobUse { purpose: purpose(text)?, volume_id: found.header.blob_use.volume_id })
+        let wanted = match &holds {
+            Holds::Image { volume_id, .. } => Some(slot_use(volume_id)),
+            Holds::Blob(found) => {
+                let recorded = found.header.blob_use;
+                let purpose = args.purpose.as_deref().map_or(Ok(recorded.purpose), purpose)?;
+                Some(BlobUse { purpose, volume_id: args.volume_id.map_or(recorded.volume_id, |id| id.0) })
             }
-            (Holds::Blob(_), None) => None,
+            Holds::Manifest(_) => None,
         };
         if holds.found().is_empty() {
-            return Err(Failure::new(args.file.display(), "it has no slot for a platform")
+            return Err(Failure::new(args.file.display(), "it has no blob and no slot for a platform")
                 .way_out("open it with another key, and see sealing slots add"));
         }
         let mut any = false;
         let mut answers = Vec::new();
         for found in holds.found() {
             let blob_use = wanted.unwrap_or(found.header.blob_use);
-            let opened = blob::unseal(owner.platform(), &found.bytes, &blob_use, None, development(&args.platform));
+            let opened =
+                blob::unseal(owner.platform(), &found.bytes, &blob_use, Some(now()), development(&args.platform));
             any |= opened.is_ok();
             answers.push(answer(found, &owner, wanted.as_ref(), opened.err()));
         }
@@ -267,8 +284,13 @@ fn answer(found: &Found, owner: &PlatformOwner, wanted: Option<&BlobUse>, error:
             platform.refusals().into_iter().chain(header).collect()
         }
     };
-    let differences: Vec<Value> =
+    let mut differences: Vec<Value> =
         differences.iter().map(|it| json!({"field": it.field, "sealed": it.sealed, "here": it.here})).collect();
+    if error == Some(SealError::Expired) {
+        differences.push(
+            json!({"field": "not after", "sealed": found.header.not_after.to_string(), "here": now().to_string()}),
+        );
+    }
     json!({
         "place": found.place(),
         "opens": error.is_none(),

@@ -49,6 +49,10 @@ impl Sealing {
             let others = match &holds {
                 Holds::Blob(_) => 0,
                 Holds::Image { others, .. } => *others,
+                Holds::Manifest(_) => {
+                    return Err(Failure::new(file.display(), "it is an upgrade manifest, which no key opens")
+                        .way_out("name images and blobs"));
+                }
             };
             let opens = kept + others > 0;
             fine &= opens;

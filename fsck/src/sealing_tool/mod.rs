@@ -56,7 +56,7 @@ enum Command {
     Unseal(data::UnsealArgs),
     /// Show a blob's header, or a volume's platform slots, without a key; nothing of it is authenticated
     Inspect {
-        /// A blob or an image
+        /// A blob, an image, or an upgrade manifest
         file: PathBuf,
     },
     /// Say which field keeps a blob, or a volume's slots, from opening on a platform
@@ -203,14 +203,25 @@ fn read_file(path: &Path, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, Failur
     Ok(bytes)
 }
 
-/// Writes a new file that only its owner can read; "-" is standard output. What exists is not replaced.
+/// Writes a new file that only its owner can read, durably, name and all; "-" is standard output. What exists is not replaced,
+/// and of what cannot be written whole nothing stays.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     if path == Path::new("-") {
         return Output::stdout().bytes(bytes);
     }
-    let made = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
-    let written = made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(|error| Failure::io(path, &error).way_out("name a new file in a directory that you can write"))
+    let failed = |error| Failure::io(path, &error).way_out("name a new file in a directory that you can write");
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+        // It is ours, made a moment ago, and half a file would be taken for a whole one.
+        let _ = std::fs::remove_file(path);
+        return Err(failed(error));
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Some filesystems cannot sync directories; then it is as it is.
+    if let Ok(directory) = std::fs::File::open(directory) {
+        let _ = directory.sync_all();
+    }
+    Ok(())
 }
 
 /// The platform in the key arguments, for commands that cannot work with another key.

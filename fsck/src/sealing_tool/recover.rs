@@ -6,8 +6,8 @@ use clap::Args;
 use sealing::SlotKind;
 use serde_json::json;
 
-use super::Sealing;
-use super::slots::{NewSlot, demand_slot};
+use super::slots::{NOT_REVOKED, NewSlot, demand_slot};
+use super::{Sealing, TOOL};
 use crate::image::ImageUse;
 use crate::key_source::{KeyArgs, read_share};
 use crate::opening::Located;
@@ -38,7 +38,9 @@ impl Sealing {
         let image = args.image.display().to_string();
         let mut next =
             vec![format!("prove that the new key opens it: sealing slots test {image} {}", args.new.as_key())];
-        if args.slot.is_none() {
+        if args.slot.is_some() {
+            TOOL.warn(NOT_REVOKED);
+        } else {
             next.push(format!("take the slots of lost keys away: sealing slots list {image}, sealing slots remove"));
         }
         let shares_left = changed.iter().any(|slot| slot.kind == SlotKind::Shares.number());
@@ -48,6 +50,9 @@ impl Sealing {
         } else {
             format!("{image} has no recovery shares any more: deal some with sealing slots add … --shares T/N")
         });
+        next.push(format!(
+            "if a lost key may be in another's hands: sealing rotate {image} …, which gives the volume another key"
+        ));
         let labels: Vec<String> = changed.iter().map(slot_label).collect();
         self.say(json!({"image": args.image, "slots": labels, "next": next}), || {
             let steps: Vec<String> =

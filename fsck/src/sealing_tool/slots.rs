@@ -104,10 +104,10 @@ pub(super) struct NewSlot {
     #[arg(long, value_name = "T/N", requires = "share_dir")]
     shares: Option<String>,
     /// With --shares: the directory that they are written to, as share-1 …
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, requires = "shares", value_name = "DIR")]
     share_dir: Option<PathBuf>,
     /// With --shares: the dealer's signing key [default: a fresh one that is forgotten]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, requires = "shares", value_name = "FILE")]
     signing_key: Option<PathBuf>,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct VerifySharesArgs {
     dealer: Option<PathBuf>,
 }
 
-const NOT_REVOKED: &str = "whoever kept an older header and the old slot's secret still has the volume key; removing a slot does not revoke it, \
+pub(super) const NOT_REVOKED: &str = "whoever kept an older header and the old slot's secret still has the volume key; removing a slot does not revoke it, \
      sealing rotate does";
 
 impl Sealing {

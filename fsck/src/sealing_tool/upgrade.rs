@@ -8,15 +8,16 @@ use sealing::blob::SealError;
 use sealing::platform::KeyPolicy;
 use sealing::{BlobHeader, Key, Opened, OsRng, PlatformOwner, SlotKind, open_platform_slot};
 use sefs::format::{Header, KeySlot};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::slots::{commit, signing_key};
+use super::slots::{NOT_REVOKED, commit, signing_key};
 use super::{Sealing, TOOL, hex, now, only_platform, owner, owner_label, read_file, write_file};
 use crate::image::ImageUse;
 use crate::key_source::KeyArgs;
 use crate::opening::Located;
 use crate::report::Failure;
 use crate::showing::slot_label;
+use crate::volume_id::VolumeId;
 
 #[derive(Args, Debug)]
 pub(super) struct ManifestArgs {
@@ -122,15 +123,9 @@ impl Sealing {
         if args.out == Path::new("-") {
             return Ok(true);
         }
-        let (code, signer) = (hex(&manifest.mrenclave), hex(&manifest.mrsigner));
-        self.say(json!({"approval": args.out, "mrenclave": code, "mrsigner": signer}), || {
-            format!(
-                "{}: approves {} of mrenclave {code}, mrsigner {signer}, isvsvn {} or later",
-                args.out.display(),
-                manifest.policy,
-                manifest.min_isv_svn
-            )
-        })
+        let mut value = manifest_json(&manifest);
+        value["approval"] = json!(args.out);
+        self.say(value, || format!("{}: approves\n{}", args.out.display(), manifest_text(&manifest)))
     }
 
     pub(super) fn approver_key(&mut self, path: &Path) -> Result<bool, Failure> {
@@ -174,6 +169,9 @@ impl Sealing {
             slots[index] = slot
         }
         let slots = commit(&unlocked, volume, slots)?;
+        if !args.keep_old {
+            TOOL.warn(NOT_REVOKED);
+        }
         self.say(json!({"image": args.image, "to": owner_label(&successor)}), || {
             let labels: Vec<String> = slots.iter().map(slot_label).collect();
             format!("{}: handed over; key slots: {}", args.image.display(), labels.join(", "))
@@ -198,4 +196,41 @@ fn handing_over(
         }
     }
     Err(Failure::new(image.display(), failure).way_out("sealing explain says what differs"))
+}
+
+/// All that an approver signs, by name.
+pub(super) fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, String)> {
+    let mut fields = vec![
+        ("volume id", VolumeId(manifest.volume_id).to_string()),
+        ("header generation", manifest.generation.to_string()),
+        ("predecessor", hex(&manifest.predecessor)),
+        ("platform", manifest.kind.name().to_string()),
+        ("policy", manifest.policy.to_string()),
+    ];
+    if manifest.policy.has(KeyPolicy::MRENCLAVE) {
+        fields.push(("mrenclave", hex(&manifest.mrenclave)));
+    }
+    if manifest.policy.has(KeyPolicy::MRSIGNER) {
+        fields.push(("mrsigner", hex(&manifest.mrsigner)));
+    }
+    if !manifest.policy.has(KeyPolicy::NOISVPRODID) {
+        fields.push(("isvprodid", manifest.isv_prod_id.to_string()));
+    }
+    fields.push(("isvsvn at least", manifest.min_isv_svn.to_string()));
+    let end = if manifest.not_after == 0 { "no end".to_string() } else { manifest.not_after.to_string() };
+    fields.push(("not after", end));
+    fields
+}
+
+/// The same for people, a line each.
+pub(super) fn manifest_text(manifest: &Manifest) -> String {
+    let lines: Vec<String> =
+        manifest_fields(manifest).iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
+    lines.join("\n")
+}
+
+/// The same for programs.
+pub(super) fn manifest_json(manifest: &Manifest) -> Value {
+    let fields = manifest_fields(manifest).into_iter().map(|(name, value)| (name.replace(' ', "_"), value.into()));
+    fields.collect::<serde_json::Map<String, Value>>().into()
 }

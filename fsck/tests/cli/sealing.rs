@@ -115,7 +115,13 @@ fn data_is_sealed_and_explained() {
     assert_eq!((other.code, fields(&other)), (Some(1), vec!["mrenclave".to_string(), "isvsvn".into()]));
     assert!(other.err.contains("hint from unauthenticated bytes"), "{other:?}");
     assert_eq!(other.json()["blobs"][0]["authenticated"], false);
+    let elsewhere = ["explain", "blob", "--volume-id", "0f8e4a52-7c1d-4b39-9a60-5d3c2b1e8f74", "--json"];
+    assert_eq!(fields(&bench.on(SEALING, &elsewhere, &code('1', 2))), ["volume id"]);
     bench.on(SEALING, &["seal", "data", "--out", "blob", "--purpose", "x"], &code('1', 1)).refused_twice();
+    let over = ["seal", "data", "--out", "over", "--purpose", "orders", "--not-after", "1"];
+    bench.on(SEALING, &over, &code('1', 2)).succeeded();
+    let over = bench.on(SEALING, &["explain", "over", "--json"], &code('1', 2));
+    assert_eq!((over.code, fields(&over)), (Some(1), vec!["not after".to_string()]), "as unseal says");
 }
 
 impl Ran {
@@ -215,6 +221,10 @@ fn an_approved_upgrade() {
     for name in ["alice", "bob", "mallory"] {
         let out = format!("{name}.sig");
         let signed = bench.sealing(&["approve", "manifest", "--signing-key", name, "--out", &out]).succeeded();
+        let shown = bench.sealing(&["inspect", "manifest"]).succeeded();
+        for part in ["volume id          ", "header generation  ", "isvsvn at least    2", &"2".repeat(64), "no end"] {
+            assert!(signed.text().contains(part) && shown.text().contains(part), "'{part}' is not in {signed:?}");
+        }
         assert!(signed.text().contains(&"2".repeat(64)), "{signed:?}");
     }
     let migrate = |to: &str, signed: &[&str]| {
