@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use sealing::{Argon2Cost, BlobHeader, Key, OsRng, SlotSecret, open_platform_slot};
-use sefs::format::KeySlot;
+use sefs::format::{KeySlot, MAX_KEY_SLOTS};
 use sefs::keys::VolumeKey;
 use sefs::vfs::{Rotating, RotationStep, Volume};
 use serde_json::json;
@@ -162,6 +162,13 @@ impl RotateKeyArgs {
         if slots.is_empty() {
             return Err(Failure::usage("--drop-slot", "no slot would be left, and nobody could open the volume")
                 .way_out("give a new owner, or leave a slot"));
+        }
+        if slots.len() > MAX_KEY_SLOTS {
+            return Err(Failure::new(
+                self.image.display(),
+                format!("it would have {} key slots, of {MAX_KEY_SLOTS}", slots.len()),
+            )
+            .way_out("leave some out with --drop-slot"));
         }
         // Key files and shares are durable before the slots that need them, so that no slot is left without.
         made.iter().try_for_each(Made::write_secrets)?;

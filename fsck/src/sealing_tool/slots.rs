@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use sealing::approval::Approvers;
 use sealing::shares::{Share, ShareSet};
-use sealing::{Argon2Cost, Key, OsRng, PlatformOwner, SigningKey, SlotKind, SlotSecret, set_of_slot, wrap_shares};
+use sealing::{
+    Argon2Cost, Argon2Limits, Key, OsRng, PlatformOwner, SigningKey, SlotKind, SlotSecret, set_of_slot, wrap_shares,
+};
 use sefs::format::{Header, KeySlot, MAX_KEY_SLOTS};
 use sefs::keys::VolumeKey;
 use sefs::vfs::Volume;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::rotate::rotation_text;
 use super::{Sealing, TOOL, hex, owner, read_file, write_file};
@@ -264,14 +267,17 @@ impl Sealing {
         {
             return Err(Failure::new("shares", "another dealer signed them").way_out("do not rely on them"));
         }
-        if let Some(image) = &args.image {
-            let located = Located::open(image, ImageUse::ReadOnly)?;
-            demand_slot(image, &located.header, &set)?;
-        }
         let mut indices: Vec<u8> = shares.iter().map(Share::index).collect();
         indices.sort_unstable();
         indices.dedup();
         let enough = indices.len() >= usize::from(set.threshold);
+        if let Some(image) = &args.image {
+            let located = Located::open(image, ImageUse::ReadOnly)?;
+            demand_slot(image, &located.header, &set)?;
+            if enough {
+                demand_opens(image, &located.header, &shares)?;
+            }
+        }
         let value = json!({
             "shares": indices, "threshold": set.threshold, "count": set.count(), "enough": enough,
             "volume_id": VolumeId(set.volume_id).to_string(), "dealer": hex(&set.dealer),
@@ -308,6 +314,22 @@ pub(super) fn demand_slot(image: &Path, header: &Header, set: &ShareSet) -> Resu
         .way_out("the slot was removed or replaced: newer shares open it, or another key"))
 }
 
+/// Demands that these shares open their slot, as they would in earnest.
+fn demand_opens(image: &Path, header: &Header, shares: &[Share]) -> Result<(), Failure> {
+    let secret =
+        sealing::shares::recover(shares).map_err(|error| Failure::usage("shares", error).way_out("give each once"))?;
+    let secret = SlotSecret::Shares(secret);
+    let opens = |slot: &KeySlot| {
+        slot.kind == SlotKind::Shares.number()
+            && sealing::unwrap(&secret, &slot.body, &header.volume_id, &Argon2Limits::default()).is_ok()
+    };
+    if header.slots.iter().any(opens) {
+        return Ok(());
+    }
+    Err(Failure::new(image.display(), "the shares are true, and its slot does not open with them: it was changed")
+        .way_out("open the volume with another key and deal new shares, or bring the image's last whole copy"))
+}
+
 /// A slot that was made, and what opens it.
 #[derive(Default)]
 pub(super) struct Made {
@@ -318,17 +340,36 @@ pub(super) struct Made {
 }
 
 impl Made {
+    /// Writes what opens the slot, all of it or nothing: what is half there would be taken for a way in.
     pub(super) fn write_secrets(&self) -> Result<(), Failure> {
-        if let Some((path, key)) = &self.key_file {
-            let text = zeroize::Zeroizing::new(format!("{}\n", *zeroize::Zeroizing::new(hex(key.expose()))));
-            write_file(path, text.as_bytes())?;
+        let secrets = self.secrets();
+        if let Some((path, _)) = secrets.iter().find(|(path, _)| path.symlink_metadata().is_ok()) {
+            return Err(Failure::new(path.display(), "it exists already")
+                .way_out("name another, or remove it if an earlier call that failed left it"));
         }
-        for share in &self.shares {
-            let text =
-                zeroize::Zeroizing::new(format!("{SHARE_PREFIX}{}\n", *zeroize::Zeroizing::new(hex(&share.encode()))));
-            write_file(&self.directory.join(format!("share-{}", share.index())), text.as_bytes())?;
+        for (number, (path, text)) in secrets.iter().enumerate() {
+            if let Err(failure) = write_file(path, text.as_bytes()) {
+                for (written, _) in &secrets[..number] {
+                    let _ = std::fs::remove_file(written);
+                }
+                return Err(failure);
+            }
         }
         Ok(())
+    }
+
+    /// The files, and what each holds.
+    fn secrets(&self) -> Vec<(PathBuf, Zeroizing<String>)> {
+        let key = self.key_file.iter().map(|(path, key)| {
+            let digits = Zeroizing::new(hex(key.expose()));
+            (path.clone(), Zeroizing::new(format!("{}\n", *digits)))
+        });
+        let shares = self.shares.iter().map(|share| {
+            let digits = Zeroizing::new(hex(&share.encode()));
+            let path = self.directory.join(format!("share-{}", share.index()));
+            (path, Zeroizing::new(format!("{SHARE_PREFIX}{}\n", *digits)))
+        });
+        key.chain(shares).collect()
     }
 }
 

@@ -143,6 +143,10 @@ fn a_second_slot_of_a_kind_is_dropped_by_name_only() {
         bench.run(SEALING, &add).succeeded();
     }
     let args = ["--key-file", "key", "--shares", "2/3", "--share-dir", "new"];
+    fs::write(bench.path("new/share-2"), b"in the way").unwrap();
+    bench.rotate(&[&args[..], &["--drop-slot", "2"]].concat()).refused(1, &["new/share-2", "exists already"]);
+    assert!(!bench.path("new/share-1").exists(), "all shares or none");
+    fs::remove_file(bench.path("new/share-2")).unwrap();
     bench.rotate(&args).refused(1, &["slot 2 (recovery shares)", "--drop-slot"]);
     bench.rotate(&[&args[..], &["--with-key-file", "other"]].concat()).refused(2, &["other", "opens no slot"]);
     let rotated = bench.rotate(&[&args[..], &["--drop-slot", "2", "--start-only", "--json"]].concat()).succeeded();

@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use sefs::backend::FileBackend;
+use sefs::vfs::Volume;
+
 use crate::bench::{Bench, DEBUG, FSCK, MKFS, Ran};
 
 pub(crate) const SEALING: &str = env!("CARGO_BIN_EXE_sealing");
@@ -193,6 +196,20 @@ fn two_of_three_shares_open() {
         .refused(2, &["share-1: the share is not the one that was dealt"]);
     bench.mkfs(&["b", "--from", "src", "--key-file", "key", "-q"]).succeeded();
     bench.sealing(&["verify-shares", "shares/share-2", "--image", "b"]).refused(1, &["no slot for these shares"]);
+    let both = ["verify-shares", "shares/share-3", "shares/share-2", "--image", "a"];
+    assert!(bench.sealing(&both).succeeded().text().contains("enough"));
+    // A drill tries what it says: a slot that was changed is found though the shares are true.
+    let image = FileBackend::open(&bench.path("a"), false).unwrap();
+    let slots = Volume::read_header(&image).unwrap().slots;
+    let body = slots.iter().find(|slot| slot.kind == 4).expect("a slot for shares").body.clone();
+    let whole = fs::read(bench.path("a")).unwrap();
+    let mut bytes = whole.clone();
+    let places: Vec<usize> =
+        (0..bytes.len() - body.len()).filter(|at| bytes[*at] == body[0] && bytes[*at..].starts_with(&body)).collect();
+    places.iter().for_each(|at| bytes[at + 80] ^= 1);
+    fs::write(bench.path("a"), bytes).unwrap();
+    bench.sealing(&both).refused(1, &["does not open with them"]);
+    fs::write(bench.path("a"), whole).unwrap();
     // Shares only: everything else is lost, and a new key is made.
     let rescue = ["slots", "add", "a", "--share-file", "shares/share-2", "--share-file", "shares/share-3"];
     bench.sealing(&[&rescue[..], &["--new-key-file", "other"]].concat()).succeeded();

@@ -132,7 +132,7 @@ fn a_volume_outlives_its_code_and_its_keys() {
         .refused(1, &["b: it has no slot for these shares, which are of volume", "bring its own"]);
     assert!(!bench.path("unmade").exists());
     let again = bench.run(SEALING, &[&recover[..], &["--make-key-file", "fresh"]].concat());
-    again.refused(1, &["fresh", "File exists"]);
+    again.refused(1, &["fresh", "exists already"]);
     // The dead slot's place is taken, and the volume is whole.
     let over = [&recover[..], &["--slot", "0", "--make-key-file", "second"]].concat();
     let slots = bench.run(SEALING, &[&over[..], &["--json"]].concat()).succeeded().json();
