@@ -59,6 +59,16 @@ fn batches_longer_than_a_ring_come_back_in_order() {
 }
 
 #[test]
+fn a_buffer_that_came_back_is_lent_again() {
+    for direct in [false, true] {
+        let place = folder();
+        let backend = backend(place.path(), direct);
+        backend.give_back(filled(&backend, 16_384, 5));
+        assert_eq!(backend.buffer(16_384).bytes(), [5; 16_384]);
+    }
+}
+
+#[test]
 fn a_request_alone_and_buffers_that_do_not_fit_do_without_a_ring() {
     for direct in [false, true] {
         let place = folder();

@@ -11,6 +11,12 @@ fn filled(len_bytes: usize, byte: u8) -> HostBuf {
     buf
 }
 
+fn filled_of(backend: &dyn Backend, len_bytes: usize, byte: u8) -> HostBuf {
+    let mut buf = backend.buffer(len_bytes);
+    buf.bytes_mut().fill(byte);
+    buf
+}
+
 fn read(backend: &dyn Backend, offset_bytes: u64, len_bytes: usize) -> Vec<u8> {
     backend.read_at(offset_bytes, len_bytes).unwrap().bytes().to_vec()
 }
@@ -35,6 +41,10 @@ pub(super) fn check_promises(backend: &dyn Backend) {
     let done = backend.wait(backend.submit(batch).unwrap()).unwrap();
     assert!(matches!(&done[..], [Io::Write { .. }, Io::Read { buf, .. }] if buf.bytes() == [2; 4_096]));
     backend.flush().unwrap();
+
+    // A buffer that was given back is lent again; a new one would be of zeros.
+    backend.give_back(filled_of(backend, 16_384, 5));
+    assert_eq!(backend.buffer(16_384).bytes(), [5; 16_384], "a buffer that came back is thrown away");
 
     // Past the end is an error that says where, never zeros, and nothing grows by writing a little before the end.
     for offset_bytes in [len_bytes - 2_048, len_bytes, i64::MAX as u64 - 8_191] {

@@ -17,6 +17,7 @@ use crate::store::Need;
 use crate::suite::{OsRng, RustCrypto};
 use crate::types::{InodeNo, ObjectId};
 
+mod buffers;
 mod content;
 mod names;
 mod schedules;
