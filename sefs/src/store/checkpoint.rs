@@ -418,6 +418,7 @@ pub(crate) fn read_slot(backend: &dyn Backend, index: u8) -> Result<Box<[u8; BLO
     let buf = backend.read_at(SLOT_ADDRS[usize::from(index)].0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
     let mut bytes = Box::new([0; BLOCK_SIZE]);
     bytes.copy_from_slice(buf.bytes());
+    backend.give_back(buf);
     Ok(bytes)
 }
 
