@@ -41,6 +41,8 @@ use crate::shutdown::{self, Place};
 pub(crate) const TTL: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Inode numbers are never used twice, so all have one generation.
 const GENERATION: Generation = Generation(0);
+/// How long what is made on a full volume waits for files that were closed before, try by try.
+const RELEASES_MS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 /// Entries with attributes that are read at once: what fits a reply of 4 KiB.
 const ENTRIES: usize = 24;
 /// Entries without attributes that are read at once.
@@ -83,7 +85,16 @@ impl Adapter {
         name: &OsStr,
         new: &NewInode,
     ) -> std::result::Result<FileAttr, Errno> {
-        let made = self.entry(|volume| volume.make(caller, convert::inode(dir), name.as_bytes(), new));
+        let make = |volume: &Volume| volume.make(caller, convert::inode(dir), name.as_bytes(), new);
+        let mut made = self.entry(make);
+        // Whoever removed a file a moment ago has room, though the kernel tells later, to another event loop, that it is closed.
+        for wait_ms in RELEASES_MS {
+            if !made.as_ref().is_err_and(|errno| i32::from(*errno) == Posix::NoSpace.errno()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(wait_ms));
+            made = self.entry(make);
+        }
         self.served.activity.happened();
         made
     }

@@ -161,6 +161,8 @@ impl Stage {
             assert!(Instant::now() < deadline, "it does not come up");
             std::thread::sleep(Duration::from_millis(5));
         }
+        // The mount stands in the table before the server has shaken hands; an answer comes only afterwards.
+        let _ = std::fs::metadata(&point);
         Mount { point, child }
     }
 }
