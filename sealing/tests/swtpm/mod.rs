@@ -111,8 +111,9 @@ fn spawn(state: &Path) -> (Child, u16) {
     lock.lock().unwrap();
     for _ in 0..20 {
         let Some(port) = two_ports() else { continue };
-        let mut child = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+        // The TPM's libraries let children inherit their sockets: a swtpm that has another test's would keep it open for ever.
+        let mut child = Command::new("bash")
+            .args(["-c", WITHOUT_OUR_FILES, "swtpm", "socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")
             .arg(format!("dir={}", state.display()))
             .arg("--server")
@@ -122,7 +123,7 @@ fn spawn(state: &Path) -> (Child, u16) {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("swtpm: {error}; these tests need Debian's swtpm and tpm2-tools"));
+            .unwrap_or_else(|error| panic!("bash: {error}"));
         let until = Instant::now() + Duration::from_secs(20);
         while Instant::now() < until && child.try_wait().unwrap().is_none() {
             if TcpStream::connect(("127.0.0.1", port + 1)).is_ok() && child.try_wait().unwrap().is_none() {
@@ -134,8 +135,11 @@ fn spawn(state: &Path) -> (Child, u16) {
         let _ = child.kill();
         let _ = child.wait();
     }
-    panic!("swtpm does not start")
+    panic!("swtpm does not start; these tests need Debian's swtpm and tpm2-tools")
 }
+
+/// Closes what was inherited, and becomes swtpm.
+const WITHOUT_OUR_FILES: &str = r#"for fd in /proc/$$/fd/*; do fd=${fd##*/}; if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi; done; exec swtpm "$@""#;
 
 fn two_ports() -> Option<u16> {
     let first = TcpListener::bind(("127.0.0.1", 0)).ok()?;
