@@ -555,3 +555,21 @@ fn a_platform_and_an_anchor_guard_a_mount() {
     assert_eq!(fs::read(point.join("file")).unwrap(), b"second");
     umount();
 }
+
+/// The kernel tells of a close later than of what comes after it: whoever closed and removed a file has its space.
+#[test]
+fn what_is_closed_a_moment_later_gives_its_space() {
+    on_stage!(stage);
+    let mount = stage.mount(&[]);
+    let mut file = File::create(mount.path("big")).unwrap();
+    while file.write_all(&[5; 1 << 20]).is_ok() {}
+    let _ = file.sync_all();
+    fs::remove_file(mount.path("big")).unwrap();
+    let closing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(10));
+        drop(file);
+    });
+    File::create(mount.path("small")).unwrap();
+    closing.join().unwrap();
+    mount.umount();
+}

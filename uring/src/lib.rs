@@ -40,13 +40,14 @@ const ALIGNMENT: usize = 4096;
 
 /// A volume in a regular file or on a block device, through io_uring. Locking the image is the caller's business.
 pub struct UringBackend {
+    /// Dropped before the file: a request that the kernel has not taken yet names it by a number that others could get.
+    flights: Mutex<(u64, HashMap<u64, Flight>)>,
     /// The same file, for everything that is no transfer.
     plain: FileBackend,
     file: File,
     direct: bool,
     buffers: BufferPool,
     rings: Mutex<Rings>,
-    flights: Mutex<(u64, HashMap<u64, Flight>)>,
 }
 
 struct Rings {
