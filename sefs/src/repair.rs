@@ -24,7 +24,9 @@ use core::fmt;
 use self::plan::Plan;
 use crate::allocator::Made;
 use crate::backend::Backend;
-use crate::check::{CheckOptions, Event, Finding, Loss, Remedy, Severity, Stage, Surveyed, survey_amended};
+use crate::check::{
+    CheckOptions, Event, Finding, Loss, Remedy, Severity, Stage, SurveyScope, Surveyed, survey_amended,
+};
 use crate::env::Env;
 use crate::error::Result;
 use crate::format::MAX_EPOCHS;
@@ -148,7 +150,9 @@ pub fn repair(
     if options.anchor.is_some() && accepted.iter().any(|loss| matches!(loss, Loss::Log { .. })) {
         return Ok(Outcome::Refused(Refusal::AnchoredLog));
     }
-    let mut survey = |scrub: bool, plan: &Plan| survey(backend.clone(), key, env, scrub, plan, on);
+    let lowers = &options.lowers[..];
+    let mut survey =
+        |scrub: bool, plan: &Plan| survey(backend.clone(), key, env, SurveyScope { scrub, lowers }, plan, on);
     let mut plan = Plan::new(!accepted.is_empty(), env.clock.now());
     let scrub = options.scrub || accepted.iter().any(|loss| matches!(loss, Loss::Data { .. }));
     let (_, found) = survey(scrub, &plan)?;
@@ -180,12 +184,12 @@ fn survey(
     backend: Arc<dyn Backend>,
     key: &VolumeKey,
     env: &Env,
-    scrub: bool,
+    scope: SurveyScope<'_>,
     plan: &Plan,
     on: &mut dyn FnMut(Stage, u64, u64),
 ) -> Result<(Option<Surveyed>, Vec<Finding>)> {
     let mut found = Vec::new();
-    let surveyed = survey_amended(backend, key, env, scrub, plan.amend(), &mut |event| match event {
+    let surveyed = survey_amended(backend, key, env, scope, plan.amend(), &mut |event| match event {
         Event::Progress { done, total, what } => on(what, done, total),
         Event::Finding(finding) => found.push(finding),
     })?;
@@ -221,7 +225,9 @@ fn write(
         max_epochs: MAX_EPOCHS,
         corrections: Some(Arc::new(corrections)),
     };
-    Store::open(backend, key, &store, env)?.write_corrections()?;
+    let mut store = Store::open(backend, key, &store, env)?;
+    options.lowers.iter().try_for_each(|lower| store.attach_lower(lower, env))?;
+    store.write_corrections()?;
     Ok(Outcome::Repaired(fixes))
 }
 

@@ -1,5 +1,6 @@
 //! The walk over a tree: its nodes, its records with the log's changes over them, and their data blocks.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::files::Files;
@@ -11,7 +12,7 @@ use super::{Finding, Loss, Report};
 use crate::error::{Corrupt, Error, Result, Tampered};
 use crate::format::{BlockLoc, BlockState, Chunk, Key, Kind, SYSTEM_TREE, SpaceRecord};
 use crate::node::Node;
-use crate::store::{GivenUp, NodeName};
+use crate::store::{GivenUp, Lowers, NodeName};
 use crate::tree::{self, Place, Visitor};
 use crate::types::{BLOCK_SIZE, BlockAddr, CHUNK_BLOCKS, ObjectId};
 
@@ -27,8 +28,10 @@ pub(super) fn tree(
 ) -> Result<GivenUp> {
     let system = tree == SYSTEM_TREE;
     let (overlay, path, given_up) = (Overlay::new(replay, system), Vec::new(), GivenUp::default());
-    let mut walk = Walk { image, replay, system, scrub, overlay, space, files, path, given_up, report };
+    let below = Below::new(&image.lowers, system);
+    let mut walk = Walk { image, replay, system, scrub, below, overlay, space, files, path, given_up, report };
     tree::walk(image, image.root(tree), &mut walk)?;
+    walk.below(None);
     while let Some((key, merged)) = walk.overlay.before(None) {
         walk.merged(key, &merged);
     }
@@ -44,6 +47,7 @@ struct Walk<'a, 'b, 'on> {
     replay: &'a Replay,
     system: bool,
     scrub: bool,
+    below: Below<'a>,
     overlay: Overlay<'a>,
     space: &'b mut Space,
     files: &'b mut Files,
@@ -91,30 +95,80 @@ impl Visitor for Walk<'_, '_, '_> {
 }
 
 impl Walk<'_, '_, '_> {
+    /// A record of the volume's own tree.
     fn stored(&mut self, key: Key, value: &[u8]) {
-        while let Some((key, merged)) = self.overlay.before(Some(key)) {
-            self.merged(key, &merged);
-        }
+        self.below(Some(key));
         if (key.object == 0) != self.system {
             return self.report.found(misplaced(key));
         }
-        let mut chunk = None;
+        self.below.skip(key);
         match key.kind {
             Kind::Extent => match Chunk::decode(value) {
-                Ok(stored) => {
-                    self.space.chunk(self.image, key, &stored, self.files.incomplete, self.report);
-                    chunk = Some(stored);
-                }
-                Err(why) => return self.report.found(corrupt(key, why)),
+                Ok(chunk) => self.chunk(key, &chunk),
+                Err(why) => self.report.found(corrupt(key, why)),
             },
-            Kind::Space => match SpaceRecord::decode(value) {
+            _ => self
+                .value(key, Some(value).filter(|value| !value.is_empty() || !self.image.lowers.may_have(key.object))),
+        }
+    }
+
+    /// The records of images below that stand before `key`, which the volume itself says nothing of; all that are left without a
+    /// key.
+    fn below(&mut self, until: Option<Key>) {
+        loop {
+            let (key, value) = match self.below.before(until) {
+                Ok(Some(record)) => record,
+                Ok(None) => return,
+                Err(error) => return self.lose_below(error),
+            };
+            match key.kind {
+                Kind::Extent => self.chunk(key, &Chunk::default()),
+                _ => self.value(key, Some(&value)),
+            }
+        }
+    }
+
+    fn lose_below(&mut self, error: Error) {
+        self.report.found(Finding::BelowUnreadable { error });
+        self.files.incomplete = true;
+        self.below.lose();
+    }
+
+    /// A record that is no chunk, or that one of an image is not there.
+    fn value(&mut self, key: Key, value: Option<&[u8]>) {
+        self.logged_before(key);
+        if let (Kind::Space, Some(value)) = (key.kind, value) {
+            match SpaceRecord::decode(value) {
                 Ok(record) => self.space.record(key, record, self.files.incomplete, self.report),
                 Err(why) => return self.report.found(corrupt(key, why)),
-            },
-            _ => {}
+            }
         }
-        let stored = chunk.as_ref().map_or(Stored::Value(value), Stored::Chunk);
+        if let Some(merged) = self.overlay.over(key, value.map(Stored::Value)) {
+            self.merged(key, &merged);
+        }
+    }
+
+    /// The volume's own chunk, which may say nothing, over what images have.
+    fn chunk(&mut self, key: Key, own: &Chunk) {
+        self.logged_before(key);
+        let below = if self.below.lost { Ok(Chunk::default()) } else { self.image.lowers.chunk(key) };
+        let content = match below {
+            Ok(below) => own.over(&below),
+            Err(error) => return self.lose_below(error),
+        };
+        if own.hides_some() && !self.image.lowers.may_have(key.object) {
+            return self.report.found(corrupt(key, "holes over an image that is not there"));
+        }
+        self.space.chunk(self.image, key, (own, &content), self.files.incomplete, self.report);
+        let stored = (!content.is_empty()).then_some(Stored::Chunk(&content));
         if let Some(merged) = self.overlay.over(key, stored) {
+            self.merged(key, &merged);
+        }
+    }
+
+    /// What only the log has and stands before `key`.
+    fn logged_before(&mut self, key: Key) {
+        while let Some((key, merged)) = self.overlay.before(Some(key)) {
             self.merged(key, &merged);
         }
     }
@@ -139,7 +193,8 @@ impl Walk<'_, '_, '_> {
         let mut run: Vec<(u64, BlockLoc, BlockAddr)> = Vec::new();
         for (index, state) in chunk.iter() {
             let BlockState::Data(loc) = state else { continue };
-            if !self.image.is_usable(loc.addr, 1) {
+            // What images have is for their own check.
+            if state.is_below() || !self.image.is_usable(loc.addr, 1) {
                 continue;
             }
             let place = self.replay.ring.get(&loc.addr).map_or(loc.addr, |lsn| ring_addr(self.image, *lsn));
@@ -177,6 +232,49 @@ impl Walk<'_, '_, '_> {
                 }
             }
         }
+    }
+}
+
+/// The records of the images below, a page at a time.
+struct Below<'a> {
+    lowers: &'a Lowers,
+    page: VecDeque<(Key, Vec<u8>)>,
+    /// Where the next page begins.
+    from: Option<Key>,
+    /// One of them could not be read.
+    lost: bool,
+}
+
+/// Records of a page.
+const PAGE: usize = 256;
+
+impl<'a> Below<'a> {
+    fn new(lowers: &'a Lowers, system: bool) -> Below<'a> {
+        Below { lowers, page: VecDeque::new(), from: (!system).then_some(Key::MIN), lost: false }
+    }
+
+    /// The next record, if it stands before `key`.
+    fn before(&mut self, key: Option<Key>) -> Result<Option<(Key, Vec<u8>)>> {
+        if self.page.is_empty()
+            && let Some(from) = self.from
+        {
+            self.page = self.lowers.scan(from, Key::MAX, PAGE)?.into();
+            self.from = self.page.back().filter(|_| self.page.len() == PAGE).and_then(|(last, _)| last.successor());
+        }
+        let before = self.page.front().is_some_and(|(next, _)| key.is_none_or(|key| *next < key));
+        Ok(if before { self.page.pop_front() } else { None })
+    }
+
+    /// The volume itself has the record that stands here.
+    fn skip(&mut self, key: Key) {
+        if self.page.front().is_some_and(|(next, _)| *next == key) {
+            self.page.pop_front();
+        }
+    }
+
+    fn lose(&mut self) {
+        self.page.clear();
+        (self.from, self.lost) = (None, true);
     }
 }
 

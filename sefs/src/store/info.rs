@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::format::{AnchorPolicy, Digest, FORMAT_VERSION, ImageType};
+use crate::format::{AnchorPolicy, Digest, FORMAT_VERSION, ImageType, LowerRecord};
 use crate::store::{Rotating, Store};
 use crate::types::{BLOCK_SIZE_U64, Generation};
 
@@ -16,6 +16,8 @@ pub struct VolumeInfo {
     pub root_digest: Option<Digest>,
     /// The root of the manifest that a packed image carries.
     pub manifest_root: Option<Digest>,
+    /// The images that the volume lies over, the topmost first.
+    pub lowers: Vec<LowerRecord>,
     /// The volume's id.
     pub volume_id: [u8; 16],
     /// A name for people.
@@ -132,6 +134,7 @@ impl Store {
             image: self.header.image,
             root_digest: self.packed.map(|facts| facts.root_digest),
             manifest_root: self.packed.map(|facts| facts.manifest_root),
+            lowers: self.lowers().to_vec(),
             volume_id: self.header.volume_id,
             label: self.header.label.clone(),
             format_version: FORMAT_VERSION,

@@ -21,6 +21,7 @@ mod header_change;
 mod info;
 mod layer;
 mod log;
+mod lower;
 mod packed;
 mod ranges;
 mod read;
@@ -60,6 +61,8 @@ pub(crate) use checkpoint::read_slot;
 pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;
 pub use info::{Notice, Reencrypting, VolumeInfo};
+pub use lower::Lower;
+pub(crate) use lower::Lowers;
 pub(crate) use packed::{Admitted, PACKED_IDS_END, PackedFacts, admit, claims_to_be_packed, root_digest};
 pub(crate) use read::Extent;
 pub use reclaim::WorkDone;
@@ -97,6 +100,8 @@ pub(crate) struct Store {
     read_only: bool,
     /// Of a packed image what only such a one has.
     packed: Option<PackedFacts>,
+    lowers: Lowers,
+    lower_cache_bytes: usize,
     limits: Limits,
     nodes: ByteCache<(u64, Nonce), Node>,
     /// Decoded chunks, by the root of the tree that they were found in.

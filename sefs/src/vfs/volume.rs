@@ -43,15 +43,7 @@ pub struct Volume {
 impl Volume {
     /// Makes a volume that holds a root directory and nothing else.
     pub fn format(backend: Arc<dyn Backend>, key: &VolumeKey, options: &FormatOptions, env: &Env) -> Result<()> {
-        let anchor = options.anchor.clone();
-        let format = StoreFormat {
-            size_bytes: options.size_bytes,
-            volume_id: options.volume_id,
-            label: options.label.clone(),
-            slots: options.slots.clone(),
-            anchor,
-        };
-        Store::format(&*backend, key, &format, env)?;
+        Store::format(&*backend, key, &store_format(options, false), env)?;
         let anchor = options.anchor.as_ref().map(|(anchor, _)| anchor.clone());
         let open = OpenOptions { anchor, ..OpenOptions::default() };
         let store = Store::open(backend, key, &store_options(&open), env)?;
@@ -60,7 +52,7 @@ impl Volume {
     }
 
     /// Opens a volume: authenticates it, replays its log, checks its anchor. Or an encrypted packed image, which is always
-    /// read-only.
+    /// read-only. One that lies over images ([`Volume::lowers`]) is then given these.
     pub fn open(backend: Arc<dyn Backend>, key: &VolumeKey, options: &OpenOptions, env: &Env) -> Result<Volume> {
         let store = Store::open(backend, key, &store_options(options), env)?;
         Ok(Volume::over(store, options, env))
@@ -395,7 +387,18 @@ impl Volume {
     }
 }
 
-fn store_options(options: &OpenOptions) -> StoreOptions {
+pub(super) fn store_format(options: &FormatOptions, layered: bool) -> StoreFormat {
+    StoreFormat {
+        size_bytes: options.size_bytes,
+        volume_id: options.volume_id,
+        label: options.label.clone(),
+        slots: options.slots.clone(),
+        anchor: options.anchor.clone(),
+        layered,
+    }
+}
+
+pub(super) fn store_options(options: &OpenOptions) -> StoreOptions {
     StoreOptions {
         read_only: options.read_only,
         anchor: options.anchor.clone(),
