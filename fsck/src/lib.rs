@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! mkfs ─► populate ─► source, names       fsck ─┐
-//!   └─► place ─► occupant; header_last   debug ─┴─► opening, listing, showing
+//!   └─► place ─► occupant; header_last   debug ─┴─► image_spec ─► opening, listing, showing
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
@@ -21,6 +21,7 @@ pub mod demo;
 pub mod fsck;
 pub mod header_last;
 pub mod image;
+pub mod image_spec;
 pub mod interrupt;
 pub mod invocation;
 pub mod io;
@@ -53,6 +54,7 @@ pub mod tpm_config;
 pub mod volume_id;
 
 pub use image::{Image, ImageUse};
+pub use image_spec::ImageSpec;
 pub use key_source::{KeyArgs, KeySource};
 pub use mount_options::MountOptions;
 pub use progress::Progress;
