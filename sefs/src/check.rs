@@ -51,7 +51,7 @@ use crate::format::{FILES_TREE, Key, Kind, MAX_EPOCHS, MAX_LOWERS, SYSTEM_TREE};
 use crate::keys::VolumeKey;
 use crate::store::{GivenUp, Lower, Store, StoreOptions, claims_to_be_packed};
 use crate::suite::Suite;
-use crate::types::Generation;
+use crate::types::{Generation, InodeNo};
 
 /// How to check.
 #[derive(Clone)]
@@ -269,6 +269,11 @@ impl Surveyed {
     /// At most `limit` records of one tree, or a few more, and where to go on.
     pub(crate) fn records(&self, from: Key, end: Key, limit: usize) -> Result<Scanned> {
         records::scan(&self.image, &self.replay, from, end, limit)
+    }
+
+    /// Whether the volume itself says something of an inode, be it that there is none.
+    pub(crate) fn has_own_inode(&self, ino: InodeNo) -> Result<bool> {
+        records::is_own(&self.image, &self.replay, Key::new(ino.0, Kind::Inode, 0))
     }
 
     /// Which homes of allocation pages the slots name, as bits, by level and index.

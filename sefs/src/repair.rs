@@ -12,6 +12,7 @@
 //!
 //! *Bounds*: a survey is bounded as a check is; there are at most [`MAX_ROUNDS`]; memory grows with what is put right.
 
+mod fit;
 mod plan;
 mod records;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub(crate) use self::fit::{Fitted, fit};
 use self::plan::Plan;
 use crate::allocator::Made;
 use crate::backend::Backend;
@@ -214,6 +216,20 @@ fn write(
     if fixes.is_empty() {
         return Ok(Outcome::Nothing);
     }
+    lay_down(backend, key, options, env, plan, surveyed, found)?;
+    Ok(Outcome::Repaired(fixes))
+}
+
+/// Makes what is planned durable, with one checkpoint.
+fn lay_down(
+    backend: Arc<dyn Backend>,
+    key: &VolumeKey,
+    options: &CheckOptions,
+    env: &Env,
+    plan: Plan,
+    surveyed: Surveyed,
+    found: &[Finding],
+) -> Result<()> {
     let corrections = corrections(plan, surveyed, found);
     let store = StoreOptions {
         read_only: false,
@@ -227,8 +243,7 @@ fn write(
     };
     let mut store = Store::open(backend, key, &store, env)?;
     options.lowers.iter().try_for_each(|lower| store.attach_lower(lower, env))?;
-    store.write_corrections()?;
-    Ok(Outcome::Repaired(fixes))
+    store.write_corrections()
 }
 
 fn corrections(plan: Plan, surveyed: Surveyed, found: &[Finding]) -> Corrections {

@@ -72,6 +72,11 @@ pub(super) fn read(image: &Image, replay: &Replay, key: Key) -> Result<Option<Ve
     Ok(over(replay, key, stored))
 }
 
+/// Whether the volume itself says something of a record, be it that there is none.
+pub(super) fn is_own(image: &Image, replay: &Replay, key: Key) -> Result<bool> {
+    Ok(replay.changes.contains_key(&key) || tree::get(image, image.root(FILES_TREE), key)?.is_some())
+}
+
 /// At most `limit` records from `from` up to `end` as a mount would see them, and where to go on. Of chunks only the volume's own.
 pub(super) fn scan(image: &Image, replay: &Replay, from: Key, end: Key, limit: usize) -> Result<Scanned> {
     let tree = if from.object == 0 { SYSTEM_TREE } else { FILES_TREE };

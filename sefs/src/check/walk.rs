@@ -10,7 +10,7 @@ use super::records::{Merged, Overlay, Stored};
 use super::space::Space;
 use super::{Finding, Loss, Report};
 use crate::error::{Corrupt, Error, Result, Tampered};
-use crate::format::{BlockLoc, BlockState, Chunk, Key, Kind, SYSTEM_TREE, SpaceRecord};
+use crate::format::{BlockLoc, BlockState, Chunk, FileKind, Inode, Key, Kind, SYSTEM_TREE, SpaceRecord};
 use crate::node::Node;
 use crate::store::{GivenUp, Lowers, NodeName};
 use crate::tree::{self, Place, Visitor};
@@ -29,7 +29,8 @@ pub(super) fn tree(
     let system = tree == SYSTEM_TREE;
     let (overlay, path, given_up) = (Overlay::new(replay, system), Vec::new(), GivenUp::default());
     let below = Below::new(&image.lowers, system);
-    let mut walk = Walk { image, replay, system, scrub, below, overlay, space, files, path, given_up, report };
+    let mut walk =
+        Walk { image, replay, system, scrub, below, owner: None, overlay, space, files, path, given_up, report };
     tree::walk(image, image.root(tree), &mut walk)?;
     walk.below(None);
     while let Some((key, merged)) = walk.overlay.before(None) {
@@ -48,6 +49,8 @@ struct Walk<'a, 'b, 'on> {
     system: bool,
     scrub: bool,
     below: Below<'a>,
+    /// The inode whose number is being seen.
+    owner: Option<(u64, Inode)>,
     overlay: Overlay<'a>,
     space: &'b mut Space,
     files: &'b mut Files,
@@ -123,8 +126,21 @@ impl Walk<'_, '_, '_> {
             };
             match key.kind {
                 Kind::Extent => self.chunk(key, &Chunk::default()),
-                _ => self.value(key, Some(&value)),
+                _ if self.shows(key) => self.value(key, Some(&value)),
+                _ => self.value(key, None),
             }
+        }
+    }
+
+    /// Whether a record of an image is looked at: what hangs on a number is through the inode that has it, and content through
+    /// the inode whose content it is. A volume that hides an inode of an image, or gives it other content, hides the rest with it.
+    fn shows(&self, key: Key) -> bool {
+        let owner = self.owner.as_ref().filter(|(number, _)| *number == key.object).map(|(_, inode)| inode);
+        match key.kind {
+            Kind::Inode => true,
+            Kind::DirEntry => owner.is_some_and(|inode| inode.kind() == FileKind::Directory),
+            Kind::Xattr => owner.is_some(),
+            _ => owner.is_some_and(|inode| inode.object == ObjectId(key.object)),
         }
     }
 
@@ -143,7 +159,15 @@ impl Walk<'_, '_, '_> {
                 Err(why) => return self.report.found(corrupt(key, why)),
             }
         }
-        if let Some(merged) = self.overlay.over(key, value.map(Stored::Value)) {
+        let merged = self.overlay.over(key, value.map(Stored::Value));
+        if key.kind == Kind::Inode {
+            let inode = match &merged {
+                Some(Merged::Value(bytes)) => Inode::decode(bytes).ok(),
+                Some(Merged::Chunk(_)) | None => None,
+            };
+            self.owner = inode.map(|inode| (key.object, inode));
+        }
+        if let Some(merged) = merged {
             self.merged(key, &merged);
         }
     }
@@ -151,7 +175,8 @@ impl Walk<'_, '_, '_> {
     /// The volume's own chunk, which may say nothing, over what images have.
     fn chunk(&mut self, key: Key, own: &Chunk) {
         self.logged_before(key);
-        let below = if self.below.lost { Ok(Chunk::default()) } else { self.image.lowers.chunk(key) };
+        let shows = !self.below.lost && self.shows(key);
+        let below = if shows { self.image.lowers.chunk(key) } else { Ok(Chunk::default()) };
         let content = match below {
             Ok(below) => own.over(&below),
             Err(error) => return self.lose_below(error),

@@ -23,11 +23,14 @@ use alloc::vec::Vec;
 use crate::backend::Backend;
 use crate::env::Env;
 use crate::error::{Corrupt, Incompatible, Result};
-use crate::format::{Chunk, FileKind, Inode, Key, Kind, LowerRecord, MAX_EPOCHS, MAX_LOWERS};
+use crate::format::{
+    BlockLoc, Chunk, DirEntryRecord, FileKind, ImageType, Inode, Key, Kind, LowerRecord, MAX_EPOCHS, MAX_LOWERS,
+};
 use crate::keys::VolumeKey;
 use crate::store::read::record_error;
 use crate::store::{Need, PACKED_IDS_END, Store, StoreOptions};
 use crate::tree;
+use crate::types::{InodeNo, ObjectId};
 
 /// An image to be put below a volume.
 #[derive(Clone)]
@@ -49,6 +52,10 @@ pub(crate) struct Lowers {
     layered: bool,
 }
 
+/// Parts of a path that is told.
+const MAX_DEPTH: usize = 4096;
+/// Records that are looked at with one scan.
+const SCAN: usize = 1024;
 /// Memory of one image that its caches of nodes and chunks take.
 const CACHED: (usize, usize) = (12, 32);
 
@@ -83,7 +90,7 @@ impl Lowers {
         let Some(wanted) = self.table.get(self.images.len()) else {
             return Err(Incompatible::Lowers { needed, given }.into());
         };
-        let image = open(lower, Some((wanted.volume_id, wanted.root_digest)), cache_bytes, env)?;
+        let image = open(lower, (Some(wanted.volume_id), Some(wanted.root_digest)), cache_bytes, env)?;
         self.images.push(image);
         Ok(())
     }
@@ -108,6 +115,43 @@ impl Lowers {
         Ok(at
             .and_then(|at| self.images.get(at))
             .ok_or(Incompatible::Lowers { needed: usize::from(source), given: self.images.len() })?)
+    }
+
+    /// What an image is.
+    pub(crate) fn image_type(&self, source: u8) -> Result<ImageType> {
+        Ok(self.image(source)?.header.image)
+    }
+
+    /// Reads a block of an image.
+    pub(crate) fn read_block(&self, object: ObjectId, block: u64, loc: &BlockLoc, out: &mut [u8]) -> Result<()> {
+        self.image(loc.source)?.read_run(object, block, core::slice::from_ref(loc), out)
+    }
+
+    /// A path to an inode of the images, empty if there is none. It looks through all names.
+    pub(crate) fn path_of(&self, number: u64) -> Result<Vec<u8>> {
+        let (mut parts, mut wanted) = (Vec::new(), number);
+        while wanted != InodeNo::ROOT.0 && parts.len() <= MAX_DEPTH {
+            let Some((dir, name)) = self.name_of(wanted)? else { return Ok(Vec::new()) };
+            parts.push(name);
+            wanted = dir;
+        }
+        parts.reverse();
+        Ok(parts.join(&b'/'))
+    }
+
+    fn name_of(&self, number: u64) -> Result<Option<(u64, Vec<u8>)>> {
+        let mut from = Some(Key::MIN);
+        while let Some(key) = from {
+            let records = self.scan(key, Key::MAX, SCAN)?;
+            from = records.last().filter(|_| records.len() == SCAN).and_then(|(key, _)| key.successor());
+            for (key, bytes) in records.into_iter().filter(|(key, _)| key.kind == Kind::DirEntry) {
+                let entry = DirEntryRecord::decode(&bytes).map_err(|why| record_error(key, why))?;
+                if entry.ino.0 == number {
+                    return Ok(Some((key.object, entry.name)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The record below, which may not be there; never a chunk.
@@ -214,7 +258,7 @@ impl Lowers {
     }
 
     /// Whether an image above the one at index `at` has the number that this key is of.
-    fn is_hidden(&self, at: usize, key: Key) -> Result<bool> {
+    pub(crate) fn is_hidden(&self, at: usize, key: Key) -> Result<bool> {
         for above in &self.images[..at] {
             let inode_key = Key::new(key.object, Kind::Inode, 0);
             let Some(bytes) = tree::get(above, above.files_root(), inode_key)? else { continue };
@@ -235,8 +279,7 @@ impl Store {
         note: Vec<u8>,
         env: &Env,
     ) -> Result<LowerRecord> {
-        let pin = root_digest.map(|digest| (None, digest));
-        let image = open_pinned(lower, pin, MIN_CACHE_BYTES, env)?;
+        let image = open(lower, (None, root_digest), MIN_CACHE_BYTES, env)?;
         let facts = image.packed.ok_or(Incompatible::NotPacked)?;
         Ok(LowerRecord { volume_id: image.header.volume_id, root_digest: facts.root_digest, note })
     }
@@ -254,6 +297,11 @@ impl Store {
 
     pub(crate) fn lowers(&self) -> &[LowerRecord] {
         self.lowers.table()
+    }
+
+    /// The images below.
+    pub(crate) fn below(&self) -> &Lowers {
+        &self.lowers
     }
 
     /// The inodes of the images become the volume's.
@@ -291,7 +339,26 @@ impl Store {
         Ok(self.lowers.get(key)?.map(|_| Vec::new()))
     }
 
-    pub(super) fn files_root(&self) -> Option<tree::Root> {
+    /// What the volume itself says of a record: nothing, or its value, empty if it says that there is none. Only after
+    /// [`Store::merge_all`].
+    pub(crate) fn own_record(&self, key: Key) -> Result<Option<Vec<u8>>> {
+        tree::get(self, self.files_root(), key)
+    }
+
+    /// The same of all records from `from` up to, without, `end`, at most `limit`.
+    pub(crate) fn own_records(&self, from: Key, end: Key, limit: usize) -> Result<Vec<(Key, Vec<u8>)>> {
+        tree::scan(self, self.files_root(), from, end, limit)
+    }
+
+    /// Everything committed, tombstones worked off, and merged into the trees.
+    pub(crate) fn merge_all(&self) -> Result<()> {
+        self.commit()?;
+        self.reclaim_ranges(usize::MAX)?;
+        self.commit()?;
+        self.checkpoint()
+    }
+
+    pub(crate) fn files_root(&self) -> Option<tree::Root> {
         self.layers.read().files_root
     }
 }
@@ -299,22 +366,16 @@ impl Store {
 /// Bytes that are enough for an image which is opened only to be asked who it is.
 const MIN_CACHE_BYTES: usize = 256 << 10;
 
-fn open(lower: &Lower, wanted: Option<([u8; 16], [u8; 32])>, cache_bytes: usize, env: &Env) -> Result<Store> {
-    open_pinned(lower, wanted.map(|(id, digest)| (Some(id), digest)), cache_bytes, env)
-}
+/// The id and the root digest that an image must have.
+type Wanted = (Option<[u8; 16]>, Option<[u8; 32]>);
 
-fn open_pinned(
-    lower: &Lower,
-    pin: Option<(Option<[u8; 16]>, [u8; 32])>,
-    cache_bytes: usize,
-    env: &Env,
-) -> Result<Store> {
+fn open(lower: &Lower, (volume_id, root_digest): Wanted, cache_bytes: usize, env: &Env) -> Result<Store> {
     let options = StoreOptions {
         read_only: true,
         anchor: None,
         abandon_anchor: false,
-        volume_id: pin.and_then(|(id, _)| id),
-        root_digest: pin.map(|(_, digest)| digest),
+        volume_id,
+        root_digest,
         memory_bytes: cache_bytes / CACHED.0 * CACHED.1,
         max_epochs: MAX_EPOCHS,
         corrections: None,

@@ -64,7 +64,7 @@ pub use info::{Notice, Reencrypting, VolumeInfo};
 pub use lower::Lower;
 pub(crate) use lower::Lowers;
 pub(crate) use packed::{Admitted, PACKED_IDS_END, PackedFacts, admit, claims_to_be_packed, root_digest};
-pub(crate) use read::Extent;
+pub(crate) use read::{Extent, chunk_key, record_error};
 pub use reclaim::WorkDone;
 pub(crate) use recovery::{Replayed, StoreOptions, find_replica, is_key_of_header, read_header, read_headers};
 pub(crate) use room::Need;

@@ -199,7 +199,7 @@ impl Store {
     }
 
     /// Reads blocks that stand side by side at home. Some of them may still be in the log ring only.
-    fn read_run(&self, object: ObjectId, first_block: u64, run: &[BlockLoc], out: &mut [u8]) -> Result<()> {
+    pub(super) fn read_run(&self, object: ObjectId, first_block: u64, run: &[BlockLoc], out: &mut [u8]) -> Result<()> {
         if let Some(first) = run.first()
             && first.source != OWN_SOURCE
             && self.packed.is_none()
@@ -289,7 +289,7 @@ impl Store {
     }
 
     /// The same, for whoever is going to change it.
-    pub(super) fn read_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
+    pub(crate) fn read_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
         let own = match tree::get(self, root, key)? {
             None => Chunk::default(),
             Some(bytes) => {
@@ -518,7 +518,7 @@ fn contiguous(blocks: &[Block], first: BlockLoc) -> Vec<BlockLoc> {
         .collect()
 }
 
-pub(super) fn chunk_key(object: ObjectId, chunk: u64) -> Key {
+pub(crate) fn chunk_key(object: ObjectId, chunk: u64) -> Key {
     Key::new(object.0, Kind::Extent, chunk)
 }
 
@@ -536,7 +536,7 @@ pub(super) fn range_of(key: Key, bytes: &[u8]) -> Result<ranges::Range> {
     })
 }
 
-pub(super) fn record_error(key: Key, why: &'static str) -> Error {
+pub(crate) fn record_error(key: Key, why: &'static str) -> Error {
     Corrupt::Record { object: ObjectId(key.object), kind: key.kind as u8, why }.into()
 }
 

@@ -41,6 +41,7 @@ mod xattr;
 pub use layered::NewLower;
 pub use options::*;
 pub use volume::Volume;
+pub(crate) use volume::{store_format, store_options};
 pub(crate) use xattr::given_attribute;
 
 pub use crate::env::{Clock, Env};

@@ -387,7 +387,7 @@ impl Volume {
     }
 }
 
-pub(super) fn store_format(options: &FormatOptions, layered: bool) -> StoreFormat {
+pub(crate) fn store_format(options: &FormatOptions, layered: bool) -> StoreFormat {
     StoreFormat {
         size_bytes: options.size_bytes,
         volume_id: options.volume_id,
@@ -398,7 +398,7 @@ pub(super) fn store_format(options: &FormatOptions, layered: bool) -> StoreForma
     }
 }
 
-pub(super) fn store_options(options: &OpenOptions) -> StoreOptions {
+pub(crate) fn store_options(options: &OpenOptions) -> StoreOptions {
     StoreOptions {
         read_only: options.read_only,
         anchor: options.anchor.clone(),
