@@ -43,4 +43,6 @@ pub(crate) use xattr::given_attribute;
 
 pub use crate::env::{Clock, Env};
 pub use crate::format::{FileKind, Header, KeySlot};
-pub use crate::store::{AnchorStanding, Notice, Reencrypting, Rotating, RotationStep, VolumeInfo, WorkDone};
+pub use crate::store::{
+    AnchorStanding, DataRun, EpochInfo, Notice, Reencrypting, Rotating, RotationStep, VolumeInfo, WorkDone,
+};
