@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! mkfs ─► populate ─► source, names       fsck ─┐
-//!   └─► place ─► occupant; header_last   debug ─┴─► image_spec ─► opening, listing, showing
+//!   └─► place ─► occupant; header_last   debug ─┴─► diff, image_spec ─► opening, listing, showing
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
@@ -18,6 +18,7 @@ pub mod anchor;
 pub mod config;
 pub mod debug;
 pub mod demo;
+pub mod diff;
 pub mod fsck;
 pub mod header_last;
 pub mod image;
