@@ -8,7 +8,7 @@
 //!
 //! image ────────┐
 //! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor, provider ─► report
-//!                                  └─► tpm_config              └─► tpm_anchor
+//!                                  └─► tpm_config              └─► tpm_anchor           tpm_log, of main alone
 //! progress, size ──────────────────────────────────────────────┘
 //! ```
 //! Nothing here runs inside an enclave: it reads the environment and /etc, which a host controls.
@@ -52,6 +52,8 @@ pub mod source;
 pub mod tpm_anchor;
 #[cfg(feature = "tpm")]
 pub mod tpm_config;
+#[cfg(feature = "tpm")]
+pub mod tpm_log;
 pub mod volume_id;
 
 pub use image::{Image, ImageUse};
