@@ -3,12 +3,12 @@
 //!
 //! ```text
 //! mkfs ─► populate ─► source, names       fsck ─┐
-//!   └─► place ─► occupant; header_last   debug ─┴─► image_spec ─► opening, listing, showing
+//!   └─► place ─► occupant; header_last   debug ─┴─► diff, image_spec ─► opening, listing, showing
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
 //! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor, provider ─► report
-//!                                  └─► tpm_config              └─► tpm_anchor
+//!                                  └─► tpm_config              └─► tpm_anchor           tpm_log, of main alone
 //! progress, size ──────────────────────────────────────────────┘
 //! ```
 //! Nothing here runs inside an enclave: it reads the environment and /etc, which a host controls.
@@ -18,6 +18,7 @@ pub mod anchor;
 pub mod config;
 pub mod debug;
 pub mod demo;
+pub mod diff;
 pub mod fsck;
 pub mod header_last;
 pub mod image;
@@ -51,6 +52,8 @@ pub mod source;
 pub mod tpm_anchor;
 #[cfg(feature = "tpm")]
 pub mod tpm_config;
+#[cfg(feature = "tpm")]
+pub mod tpm_log;
 pub mod volume_id;
 
 pub use image::{Image, ImageUse};

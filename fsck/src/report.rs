@@ -119,6 +119,17 @@ impl Failure {
         Failure::new(path.display(), reason)
     }
 
+    /// The same for programs: an object whose only field is `error`.
+    pub fn json(&self) -> serde_json::Value {
+        let kind = match self.kind {
+            FailureKind::Usage => "usage",
+            FailureKind::Operational => "operational",
+        };
+        serde_json::json!({
+            "error": {"thing": self.thing, "reason": self.reason, "way_out": self.way_out, "kind": kind},
+        })
+    }
+
     /// Whose fault it is.
     pub fn kind(&self) -> FailureKind {
         self.kind

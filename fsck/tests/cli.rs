@@ -4,6 +4,8 @@
 mod bench;
 #[path = "cli/debug.rs"]
 mod debug;
+#[path = "cli/diff.rs"]
+mod diff;
 #[path = "cli/from.rs"]
 mod from;
 #[path = "cli/fsck.rs"]

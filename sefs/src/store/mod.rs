@@ -31,6 +31,7 @@ mod reencrypt;
 mod reseal;
 mod room;
 mod rotation;
+mod runs;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -60,7 +61,7 @@ pub use binding::AnchorStanding;
 pub(crate) use checkpoint::read_slot;
 pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;
-pub use info::{Notice, Reencrypting, VolumeInfo};
+pub use info::{EpochInfo, Notice, Reencrypting, VolumeInfo};
 pub use lower::Lower;
 pub(crate) use lower::Lowers;
 pub(crate) use packed::{Admitted, PACKED_IDS_END, PackedFacts, admit, claims_to_be_packed, root_digest};
@@ -69,6 +70,7 @@ pub use reclaim::WorkDone;
 pub(crate) use recovery::{Replayed, StoreOptions, find_replica, is_key_of_header, read_header, read_headers};
 pub(crate) use room::Need;
 pub use rotation::{Rotating, RotationStep};
+pub use runs::DataRun;
 pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};

@@ -47,4 +47,6 @@ pub(crate) use xattr::given_attribute;
 pub use crate::env::{Clock, Env};
 pub use crate::format::LowerRecord;
 pub use crate::format::{FileKind, Header, KeySlot};
-pub use crate::store::{AnchorStanding, Lower, Notice, Reencrypting, Rotating, RotationStep, VolumeInfo, WorkDone};
+pub use crate::store::{
+    AnchorStanding, DataRun, EpochInfo, Lower, Notice, Reencrypting, Rotating, RotationStep, VolumeInfo, WorkDone,
+};

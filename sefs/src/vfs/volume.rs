@@ -17,9 +17,9 @@ use crate::vfs::inode::InodeTable;
 use crate::vfs::reclaim::{self, Orphans};
 use crate::vfs::rename::{self, Side};
 use crate::vfs::{
-    AllocateMode, AnchorStanding, Attr, Caller, Clock, DirEntry, EXECUTE, Env, FormatOptions, FsStat, Header, NAME_MAX,
-    NewInode, OpenOptions, RenameMode, Room, RotationStep, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode,
-    attr, dir, file, make, permission, remove, write, xattr,
+    AllocateMode, AnchorStanding, Attr, Caller, Clock, DataRun, DirEntry, EXECUTE, Env, EpochInfo, FormatOptions,
+    FsStat, Header, NAME_MAX, NewInode, OpenOptions, RenameMode, Room, RotationStep, Seek, SetAttr, VolumeInfo,
+    WorkDone, WriteMode, XattrMode, attr, dir, file, make, permission, remove, write, xattr,
 };
 
 /// Orphans that one call of `work` reclaims while others are busy, and while nobody is.
@@ -140,6 +140,12 @@ impl Volume {
     /// What is known of the volume.
     pub fn info(&self) -> VolumeInfo {
         self.store.info()
+    }
+
+    /// The epochs whose keys are known, rising; none of a packed image. Those with nothing live that no log needs are on the way
+    /// out, and `VolumeInfo::epochs` does not count them.
+    pub fn epochs(&self) -> Vec<EpochInfo> {
+        self.store.epochs()
     }
 
     /// Finds a name in a directory; "." and ".." too.
@@ -265,6 +271,12 @@ impl Volume {
     /// The next data or hole at or after `offset`; `ENXIO` if there is none before the file's end.
     pub fn seek(&self, ino: InodeNo, offset: u64, whence: Seek) -> Result<u64> {
         file::seek(self, ino, offset, whence)
+    }
+
+    /// How a regular file's content lies, from block `from_block` on: at most `limit` runs, rising. Content that stands in the
+    /// inode's own record, holes and space that is only promised are in none.
+    pub fn data_runs(&self, ino: InodeNo, from_block: u64, limit: usize) -> Result<Vec<DataRun>> {
+        file::data_runs(self, ino, from_block, limit)
     }
 
     /// Copies a range between files, or within one where the ranges do not overlap. Returns the bytes copied, which may
