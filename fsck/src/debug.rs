@@ -1,4 +1,4 @@
-//! `debug.sefs`: looks inside a volume without mounting it, and changes no byte of it.
+//! `debug.sefs`: looks inside a volume without mounting it, and changes no byte of it; `commit` writes another image.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -15,6 +15,7 @@ use sefs::vfs::{Attr, Caller, DirEntry, Volume, VolumeInfo};
 use sefs_manifest::{Digest, Record};
 use serde_json::{Value, json};
 
+use crate::commit::CommitArgs;
 use crate::image::ImageUse;
 use crate::invocation;
 use crate::key_source::{Environment, KeyArgs};
@@ -98,6 +99,8 @@ enum Look {
         #[arg(long, short = 'O', value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         output: Option<PathBuf>,
     },
+    /// Write a packed image of everything in the volume as it is now
+    Commit(Box<CommitArgs>),
     /// Check a proof against the root of a manifest; IMAGE is the proof, and no key is needed
     VerifyProof {
         /// The root, as manifest showed it
@@ -170,6 +173,7 @@ impl Debug {
             Look::RootDigest => self.root_digest(&entry, &volume.info()),
             Look::Manifest { list } => self.manifest(&volume, *list),
             Look::Prove { paths, output } => self.prove(&volume, &paths.clone(), output.clone().as_deref()),
+            Look::Commit(commit) => commit.run(&volume, entry.located(), self.args.json, TOOL),
             Look::VerifyProof { root } => self.verify_proof(&root.clone()),
         }
     }
