@@ -1,4 +1,4 @@
-//! `debug.sefs`: looks inside a volume without mounting it, and changes no byte of it.
+//! `debug.sefs`: looks inside a volume without mounting it, and changes no byte of it; `commit` writes another image.
 
 mod compare;
 mod layout;
@@ -18,6 +18,7 @@ use sefs::vfs::{Attr, Caller, DirEntry, Volume, VolumeInfo};
 use sefs_manifest::{Digest, Record};
 use serde_json::{Value, json};
 
+use crate::commit::CommitArgs;
 use crate::image::ImageUse;
 use crate::invocation;
 use crate::key_source::{Environment, KeyArgs};
@@ -126,6 +127,8 @@ enum Look {
         #[arg(long, short = 'O', value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         output: Option<PathBuf>,
     },
+    /// Write a packed image of everything in the volume as it is now
+    Commit(Box<CommitArgs>),
     /// Check a proof against the root of a manifest; IMAGE is the proof, and no key is needed
     VerifyProof {
         /// The root, as manifest showed it
@@ -212,6 +215,7 @@ impl Debug {
             Look::Manifest { list } => self.manifest(&volume, *list)?,
             Look::Prove { paths, output } => self.prove(&volume, &paths.clone(), output.clone().as_deref())?,
             Look::VerifyProof { root } => self.verify_proof(&root.clone())?,
+            Look::Commit(commit) => commit.run(&volume, entry.located(), self.args.json, TOOL)?,
             Look::Diff { other, times } => return self.diff(&volume, &other.clone(), *times),
         }
         Ok(true)

@@ -2,8 +2,9 @@
 //! locked, how options are read, and how a tool speaks.
 //!
 //! ```text
-//! mkfs ─► populate ─► source, names       fsck ─┐
-//!   └─► place ─► occupant; header_last   debug ─┴─► diff, image_spec ─► opening, listing, showing
+//! mkfs ─► populate, packing ─► origin ─► source, archive, volume_walk ─► names
+//!   └─► place ─► occupant; header_last
+//! fsck, debug ─► diff, image_spec ─► opening, listing, showing; debug ─► commit ─► mkfs
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
@@ -15,6 +16,8 @@
 #![forbid(unsafe_code)]
 
 pub mod anchor;
+mod archive;
+mod commit;
 pub mod config;
 pub mod debug;
 pub mod demo;
@@ -30,12 +33,14 @@ pub mod key_source;
 pub mod listing;
 pub mod manifests;
 pub mod mkfs;
+mod mkfs_origin;
 mod mkfs_packed;
 pub mod mount_options;
 pub mod names;
 pub mod new_anchor;
 pub mod occupant;
 pub mod opening;
+mod origin;
 mod packing;
 pub mod place;
 pub mod platform_source;
@@ -55,6 +60,7 @@ pub mod tpm_config;
 #[cfg(feature = "tpm")]
 pub mod tpm_log;
 pub mod volume_id;
+mod volume_walk;
 
 pub use image::{Image, ImageUse};
 pub use image_spec::ImageSpec;

@@ -1,4 +1,4 @@
-//! `mkfs.sefs`: makes a volume in a file or on a block device, optionally filled from a directory.
+//! `mkfs.sefs`: makes a volume in a file or on a block device, optionally filled from a directory or an archive.
 //!
 //! *Invariants*: a file is made under a temporary name beside the image and renamed when it is complete and durable
 //! ([`Place`]); the header is written last ([`HeaderLast`]), which guards a device. Nothing that holds data is overwritten
@@ -21,6 +21,7 @@ use sefs::vfs::{Env, FormatOptions, OpenOptions, Owner, Volume};
 use serde_json::json;
 
 use crate::anchor::AnchorSpec;
+use crate::archive::oci::OciName;
 use crate::header_last::HeaderLast;
 use crate::interrupt;
 use crate::invocation::{self, Role};
@@ -28,12 +29,13 @@ use crate::key_source::{KeyArgs, KeySource};
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::new_anchor::NewAnchor;
+use crate::origin::Origin;
 use crate::place::{Place, host_refused, is_device};
 use crate::populate::{self, Counts, PopulateError, Step, Survey};
 use crate::progress::{Progress, Unit};
 use crate::report::{Failure, Output, Tool, harden};
 use crate::size;
-use crate::source::{FileId, WalkOptions};
+use crate::source::FileId;
 use crate::volume_id::VolumeId;
 
 /// Make an encrypted, integrity-protected SEFS volume in a file or on a block device, or a packed read-only image.
@@ -42,24 +44,31 @@ use crate::volume_id::VolumeId;
 /// the final name. On a block device, which has no second name, the header is written last. With more than one of
 /// --key-file, --passphrase-file and --platform the volume gets a key slot for each, and any of them opens it.
 #[derive(Parser, Debug)]
-#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH, or tpm:INDEX with TPM support; it must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)))]
+#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, group(clap::ArgGroup::new("content").args(["from", "from_tar", "from_oci"])), mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH, or tpm:INDEX with TPM support; it must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)))]
 pub struct MkfsArgs {
     /// The file or block device to make the volume in
     #[arg(value_hint = clap::ValueHint::FilePath)]
     pub(crate) image: PathBuf,
-    /// The volume's size, as 512M or 20G (powers of 1024) [default: with --from the content and a quarter more, at least
-    /// 64M; on a device all of it]
+    /// The volume's size, as 512M or 20G (powers of 1024) [default: of content and a quarter more, at least 64M;
+    /// on a device all of it]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) size: Option<u64>,
     /// Fill the volume from this directory, with all attributes
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) from: Option<PathBuf>,
+    /// Fill the volume from a tar archive, plain or compressed by gzip or zstd; "-" is standard input
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) from_tar: Option<PathBuf>,
+    /// Fill the volume from an image in an OCI image layout, all layers merged; REF is the image's name or its digest, which
+    /// a layout of one image does not need
+    #[arg(long, value_name = "DIR[:REF]", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) from_oci: Option<PathBuf>,
     /// With --from: do not descend into other filesystems mounted below DIR
     #[arg(long, short = 'x', requires = "from")]
-    one_file_system: bool,
+    pub(crate) one_file_system: bool,
     /// With --from: leave out what cannot be read, instead of giving up
     #[arg(long, requires = "from")]
-    skip_unreadable: bool,
+    pub(crate) skip_unreadable: bool,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
     /// The same as mount options: key-file=FILE,passphrase-file=FILE,…
@@ -80,9 +89,9 @@ pub struct MkfsArgs {
     pub(crate) json: bool,
     /// Print nothing but errors
     #[arg(long, short)]
-    quiet: bool,
-    /// With --from: make a packed image, which is read-only and as small as its content; its root digest pins it
-    #[arg(long, requires = "from", help_heading = "Packed images")]
+    pub(crate) quiet: bool,
+    /// Make a packed image of the content, which is read-only and as small as its content; its root digest pins it
+    #[arg(long, requires = "content", help_heading = "Packed images")]
     pub(crate) read_only: bool,
     /// With --read-only: no encryption and no key; only the root digest tells the image from another
     #[arg(long, requires = "read_only", help_heading = "Packed images")]
@@ -123,8 +132,8 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Err(exit) => return exit,
     };
     let quiet = args.quiet || role == Role::Helper;
-    let mut mkfs = Mkfs { args, quiet, stop: interrupt::watch() };
-    match mkfs.run() {
+    let args = MkfsArgs { quiet, ..args };
+    match Mkfs::new(args, TOOL, interrupt::watch()).and_then(|mkfs| mkfs.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             TOOL.fail(&failure);
@@ -133,12 +142,14 @@ pub fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
-pub(crate) const TOOL: Tool = Tool("mkfs.sefs");
+const TOOL: Tool = Tool("mkfs.sefs");
 /// The smallest volume that the format allows.
 const LEAST_BYTES: u64 = 4 << 20;
 
 pub(crate) struct Mkfs {
     pub(crate) args: MkfsArgs,
+    /// Who speaks.
+    pub(crate) tool: Tool,
     pub(crate) quiet: bool,
     pub(crate) stop: Arc<AtomicBool>,
 }
@@ -158,22 +169,61 @@ struct Made {
     counts: Option<Counts>,
 }
 
+impl MkfsArgs {
+    /// For a packed image, and all else as it is by itself.
+    pub(crate) fn packed(image: PathBuf, key: KeyArgs, options: Vec<String>) -> MkfsArgs {
+        MkfsArgs {
+            image,
+            size: None,
+            from: None,
+            from_tar: None,
+            from_oci: None,
+            one_file_system: false,
+            skip_unreadable: false,
+            key,
+            options,
+            anchor_policy: None,
+            label: String::new(),
+            force: false,
+            json: false,
+            quiet: false,
+            read_only: true,
+            public: false,
+            reproducible: false,
+            no_dedup: false,
+            lower: Vec::new(),
+        }
+    }
+}
+
 impl Mkfs {
-    fn run(&mut self) -> Result<(), Failure> {
+    /// Looks at what was asked for, and refuses what makes no sense.
+    pub(crate) fn new(args: MkfsArgs, tool: Tool, stop: Arc<AtomicBool>) -> Result<Mkfs, Failure> {
+        let quiet = args.quiet;
+        let mut mkfs = Mkfs { args, tool, quiet, stop };
+        mkfs.understand()?;
+        Ok(mkfs)
+    }
+
+    fn understand(&mut self) -> Result<(), Failure> {
         self.args.key = MountOptions::key_args(&self.args.options, &self.args.key)?;
-        self.refuse_unsupported()?;
+        self.refuse_unsupported()
+    }
+
+    fn run(&self) -> Result<(), Failure> {
         if self.args.read_only {
             return self.run_packed();
         }
         let sources = self.key_sources()?;
         let place = Place::find(&self.args.image, self.args.force)?;
         self.refuse_replacing_parts(&place, &sources)?;
-        let survey = self.survey(&place)?;
+        let origin = self.origin(&place)?;
+        let survey = origin.as_ref().map(|origin| self.survey(origin)).transpose()?;
         let content = Content { survey, size_bytes: self.size_bytes(&place, survey.as_ref())? };
         if let Some(survey) = &content.survey {
             place.has_room(survey.least_bytes())?;
         }
-        let made = self.make(place, &content, &sources)?;
+        let made = self.make(place, origin, &content, &sources)?;
         self.report(&made)
     }
 
@@ -191,6 +241,16 @@ impl Mkfs {
                 "--reproducible",
                 "a volume that is written to is never the same",
                 "give --read-only too, or leave it away",
+            ),
+            (
+                args.from_tar.as_deref() == Some(Path::new("-"))
+                    && [&args.key.key_file, &args.key.passphrase_file]
+                        .into_iter()
+                        .flatten()
+                        .any(|it| it == Path::new("-")),
+                "--from-tar",
+                "the archive and the key cannot both be standard input",
+                "give one of them as a file",
             ),
             (args.key.root_digest.is_some(), "--root-digest", "a new image gets its own", "leave it away"),
             (
@@ -230,7 +290,11 @@ impl Mkfs {
         {
             return refused("the place of its own anchor");
         }
-        match &self.args.from {
+        if image.is_some() && self.args.from_tar.as_deref().is_some_and(|archive| id(archive) == image) {
+            return refused("the archive to be sealed");
+        }
+        let layout = self.args.from_oci.as_deref().map(OciName::parse).map(|name| name.layout);
+        match self.args.from.as_ref().or(layout.as_ref()) {
             Some(from) if place.holds_other_data() && place.is_below(from) => {
                 refused("a file of the directory to be sealed")
             }
@@ -269,14 +333,13 @@ impl Mkfs {
 
     pub(crate) fn warn(&self, line: &str) {
         if !self.quiet {
-            TOOL.warn(line);
+            self.tool.warn(line);
         }
     }
 
-    fn survey(&self, place: &Place) -> Result<Option<Survey>, Failure> {
-        let Some(from) = &self.args.from else { return Ok(None) };
-        let survey = populate::survey(from, &self.walk_options(place), &self.stop);
-        survey.map(Some).map_err(|error| self.not_filled(error, &Content { survey: None, size_bytes: 0 }))
+    pub(crate) fn survey(&self, origin: &Origin<'_>) -> Result<Survey, Failure> {
+        let nothing = Content { survey: None, size_bytes: 0 };
+        populate::survey(origin, &self.stop).map_err(|error| self.not_filled(error, &nothing))
     }
 
     fn size_bytes(&self, place: &Place, survey: Option<&Survey>) -> Result<u64, Failure> {
@@ -305,17 +368,24 @@ impl Mkfs {
         }
     }
 
-    fn make(&self, place: Place, content: &Content, sources: &[KeySource]) -> Result<Made, Failure> {
-        let mut walk = self.walk_options(&place);
+    fn make(
+        &self,
+        place: Place,
+        mut origin: Option<Origin<'_>>,
+        content: &Content,
+        sources: &[KeySource],
+    ) -> Result<Made, Failure> {
         let unplaced = place.begin(content.size_bytes)?;
-        walk.exclude.push(unplaced.id()?);
+        let unplaced_id = unplaced.id()?;
+        origin.iter_mut().for_each(|origin| origin.exclude(unplaced_id));
         let new = self.new_volume(sources, content)?;
         let mut anchor = NewAnchor::make(sources.first().and_then(|source| source.anchor.as_ref()), &new.key)?;
         anchor.warnings.iter().for_each(|warning| TOOL.warn(warning));
         let of_host = |error: BackendError| self.not_made(error.into(), content);
-        let unfinished =
-            Arc::new(HeaderLast::new(unplaced.backend(self.args.key.io.unwrap_or_default(), TOOL)?).map_err(of_host)?);
-        let made = self.make_volume(unfinished.clone(), content, sources, &walk, new, anchor.get())?;
+        let unfinished = Arc::new(
+            HeaderLast::new(unplaced.backend(self.args.key.io.unwrap_or_default(), self.tool)?).map_err(of_host)?,
+        );
+        let made = self.make_volume(unfinished.clone(), content, sources, origin.as_ref(), new, anchor.get())?;
         if self.stop.load(Ordering::Relaxed) {
             return Err(self.not_filled(PopulateError::Interrupted, content));
         }
@@ -348,7 +418,7 @@ impl Mkfs {
         backend: Arc<dyn Backend>,
         content: &Content,
         sources: &[KeySource],
-        walk: &WalkOptions,
+        origin: Option<&Origin<'_>>,
         new: NewVolume,
         anchor: Option<Arc<dyn Anchor>>,
     ) -> Result<Made, Failure> {
@@ -364,11 +434,11 @@ impl Mkfs {
             root: Owner { mode: 0o755, uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() },
         };
         Volume::format(backend.clone(), &key, &options, &env).map_err(failed)?;
-        let counts = match &self.args.from {
-            Some(from) => {
+        let counts = match origin {
+            Some(origin) => {
                 let options = OpenOptions { anchor, volume_id: Some(volume_id.0), ..OpenOptions::default() };
                 let volume = Volume::open(backend, &key, &options, &env).map_err(failed)?;
-                let counts = self.fill(&volume, from, walk, content)?;
+                let counts = self.fill(&volume, origin, content)?;
                 volume.close().map_err(failed)?;
                 Some(counts)
             }
@@ -403,11 +473,11 @@ impl Mkfs {
         }
     }
 
-    fn fill(&self, volume: &Volume, from: &Path, walk: &WalkOptions, content: &Content) -> Result<Counts, Failure> {
+    fn fill(&self, volume: &Volume, origin: &Origin<'_>, content: &Content) -> Result<Counts, Failure> {
         let mut progress =
             (!self.quiet).then(|| Progress::start("sealing", Unit::Bytes, content.survey.map(|it| it.data_bytes)));
         let files_expected = content.survey.map_or(0, |survey| survey.files);
-        populate::populate(volume, from, walk, &self.stop, &mut |step| match step {
+        populate::populate(volume, origin, &self.stop, &mut |step| match step {
             Step::Progress(counts) => {
                 if let Some(progress) = &mut progress {
                     progress.set_label(format!("sealing file {} of {files_expected}", counts.files));
@@ -417,15 +487,6 @@ impl Mkfs {
             Step::Warning(line) => self.warn(&line),
         })
         .map_err(|error| self.not_filled(error, content))
-    }
-
-    pub(crate) fn walk_options(&self, place: &Place) -> WalkOptions {
-        WalkOptions {
-            one_file_system: self.args.one_file_system,
-            skip_unreadable: self.args.skip_unreadable,
-            exclude: place.occupied_id().into_iter().collect(),
-            contents: false,
-        }
     }
 
     pub(crate) fn not_filled(&self, error: PopulateError, content: &Content) -> Failure {
@@ -444,13 +505,17 @@ impl Mkfs {
                 escaped(what.path.as_os_str().as_encoded_bytes()),
                 format!("it cannot be read: {}", what.errno.desc()),
             )
-            .way_out("mend that, or give --skip-unreadable to leave it out"),
+            .way_out(match self.args.from {
+                Some(_) => "mend that, or give --skip-unreadable to leave it out",
+                None => "check the disk below it",
+            }),
+            PopulateError::Original { path, error } => Failure::volume(&path, &error),
             PopulateError::NoSpace => self.not_made(Posix::NoSpace.into(), content),
             PopulateError::Volume { path, error } => match host_errno(&error) {
                 Some(_) => self.not_made(error, content),
                 None => {
                     Failure::new(escaped(path.as_os_str().as_encoded_bytes()), format!("it cannot be stored: {error}"))
-                        .way_out("leave it out of the directory")
+                        .way_out("leave it out of what is to be sealed")
                 }
             },
         }
@@ -467,7 +532,8 @@ impl Mkfs {
 
     fn does_not_fit(&self, content: &Content) -> Failure {
         let size_bytes = content.size_bytes;
-        let from = self.args.from.as_deref().unwrap_or(Path::new("the content"));
+        let named = [&self.args.from, &self.args.from_tar, &self.args.from_oci].into_iter().flatten().next();
+        let from = named.map_or(Path::new("the content"), PathBuf::as_path);
         // What did not fit although the estimate said so needs more than the estimate.
         let estimate = content.survey.as_ref().map_or(0, Survey::size_bytes);
         let needed = if estimate > size_bytes { estimate } else { size_bytes.saturating_add(size_bytes / 2) };

@@ -1,4 +1,4 @@
-//! `mkfs.sefs --read-only`: a packed image, public or encrypted, and where it was asked for a reproducible one.
+//! `mkfs.sefs --read-only` and `debug.sefs commit`: a packed image, public or encrypted, and where it was asked for a reproducible one.
 //!
 //! *Security*: a reproducible encrypted image is built in two passes. The first measures the complete plaintext; key, id and
 //! salts follow from the raw key and that measure, so that no two contents share one; the second seals, and gives up if it
@@ -20,21 +20,20 @@ use sefs::types::Timestamp;
 use serde_json::json;
 
 use crate::key_source::KeySource;
-use crate::mkfs::{Content, Mkfs, TOOL, counts_json, counts_text, slots};
+use crate::mkfs::{Content, Mkfs, counts_json, counts_text, slots};
 use crate::names::escaped;
+use crate::origin::Origin;
 use crate::packing::{Contents, Times, pack_from};
 use crate::place::Place;
-use crate::populate::{Counts, PopulateError, Step, feed, survey};
+use crate::populate::{Counts, PopulateError, Step, feed};
 use crate::progress::{Progress, Unit};
 use crate::report::{Failure, Output as Lines};
 use crate::root_digest::RootDigest;
 use crate::size;
-use crate::source::WalkOptions;
 use crate::volume_id::VolumeId;
 
 /// What was asked for.
 struct Plan {
-    from: PathBuf,
     public: bool,
     reproducible: bool,
     times: Times,
@@ -43,9 +42,9 @@ struct Plan {
 }
 
 /// What is being written.
-struct Writing {
+struct Writing<'a> {
     backend: Arc<dyn Backend>,
-    walk: WalkOptions,
+    origin: Origin<'a>,
     content: Content,
 }
 
@@ -59,6 +58,22 @@ struct Made {
 impl Mkfs {
     pub(crate) fn run_packed(&self) -> Result<(), Failure> {
         let plan = self.plan()?;
+        let place = self.packed_place(&plan)?;
+        let Some(origin) = self.origin(&place)? else {
+            return Err(Failure::usage("--read-only", "a packed image is made of something")
+                .way_out("give --from, --from-tar or --from-oci"));
+        };
+        self.make_packed(&plan, place, origin)
+    }
+
+    /// Packs `origin`, which the command line does not name.
+    pub(crate) fn pack(&self, origin: Origin<'_>) -> Result<(), Failure> {
+        let plan = self.plan()?;
+        let place = self.packed_place(&plan)?;
+        self.make_packed(&plan, place, origin)
+    }
+
+    fn packed_place(&self, plan: &Plan) -> Result<Place, Failure> {
         let place = Place::find(&self.args.image, self.args.force)?;
         if place.is_device() {
             return Err(Failure::new(
@@ -68,27 +83,26 @@ impl Mkfs {
             .way_out("make it in a file, which can be mounted as it is"));
         }
         self.refuse_replacing_parts(&place, &plan.sources)?;
-        let walk = self.walk_options(&place);
-        let nothing = Content { survey: None, size_bytes: 0 };
-        let found = survey(&plan.from, &walk, &self.stop).map_err(|error| self.not_filled(error, &nothing))?;
+        Ok(place)
+    }
+
+    fn make_packed(&self, plan: &Plan, place: Place, mut origin: Origin<'_>) -> Result<(), Failure> {
+        let found = self.survey(&origin)?;
         place.has_room(found.block_bytes)?;
         let unplaced = place.begin(0)?;
-        let mut walk = walk;
-        walk.exclude.push(unplaced.id()?);
+        origin.exclude(unplaced.id()?);
         let content = Content { survey: Some(found), size_bytes: 0 };
-        let writing = Writing { backend: unplaced.backend(self.args.key.io.unwrap_or_default(), TOOL)?, walk, content };
-        let made = if plan.public { self.make_public(&plan, &writing) } else { self.make_sealed(&plan, &writing) }?;
+        let backend = unplaced.backend(self.args.key.io.unwrap_or_default(), self.tool)?;
+        let writing = Writing { backend, origin, content };
+        let made = if plan.public { self.make_public(plan, &writing) } else { self.make_sealed(plan, &writing) }?;
         unplaced.cut(made.summary.size_bytes)?;
         unplaced.place()?;
-        self.report_packed(&plan, &made)
+        self.report_packed(plan, &made)
     }
 
     fn plan(&self) -> Result<Plan, Failure> {
         let args = &self.args;
         let refused = |option: &str, reason: &str, way_out: &str| Err(Failure::usage(option, reason).way_out(way_out));
-        let Some(from) = args.from.clone() else {
-            return refused("--read-only", "a packed image is made of something", "give --from DIR");
-        };
         if args.size.is_some() {
             return refused("--size", "a packed image is as large as its content", "leave it away");
         }
@@ -117,10 +131,10 @@ impl Mkfs {
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MOST);
         let options = PackOptions { label: args.label.clone(), dedup: !args.no_dedup, threads };
-        Ok(Plan { from, public: args.public, reproducible: args.reproducible, times, options, sources })
+        Ok(Plan { public: args.public, reproducible: args.reproducible, times, options, sources })
     }
 
-    fn make_public(&self, plan: &Plan, writing: &Writing) -> Result<Made, Failure> {
+    fn make_public(&self, plan: &Plan, writing: &Writing<'_>) -> Result<Made, Failure> {
         let volume_id = match (self.args.key.volume_id, plan.reproducible) {
             (Some(id), _) => Some(id.0),
             (None, true) => None,
@@ -130,7 +144,7 @@ impl Mkfs {
         self.pass(plan, writing, output, "packing", true)
     }
 
-    fn make_sealed(&self, plan: &Plan, writing: &Writing) -> Result<Made, Failure> {
+    fn make_sealed(&self, plan: &Plan, writing: &Writing<'_>) -> Result<Made, Failure> {
         if plan.reproducible {
             return self.make_reproducible(plan, writing);
         }
@@ -148,7 +162,7 @@ impl Mkfs {
         self.pass(plan, writing, output, "sealing", true)
     }
 
-    fn make_reproducible(&self, plan: &Plan, writing: &Writing) -> Result<Made, Failure> {
+    fn make_reproducible(&self, plan: &Plan, writing: &Writing<'_>) -> Result<Made, Failure> {
         let measure = self.pass(plan, writing, Output::Measure(ImageType::Packed), "measuring", true)?;
         let measured = measure.summary.content_digest;
         let source = plan.sources.first().ok_or_else(|| Failure::usage("--reproducible", "no key is given"))?;
@@ -168,7 +182,14 @@ impl Mkfs {
     }
 
     /// Reads the whole source once.
-    fn pass(&self, plan: &Plan, writing: &Writing, output: Output, label: &str, warns: bool) -> Result<Made, Failure> {
+    fn pass(
+        &self,
+        plan: &Plan,
+        writing: &Writing<'_>,
+        output: Output,
+        label: &str,
+        warns: bool,
+    ) -> Result<Made, Failure> {
         let content = &writing.content;
         let failed = |error: Error| self.not_made(error, content);
         let mut packer = Packer::new(output, plan.options.clone(), &self.env()).map_err(failed)?;
@@ -185,11 +206,13 @@ impl Mkfs {
             Step::Warning(line) if warns => self.warn(&line),
             Step::Warning(_) => {}
         };
-        let packed = feed(&plan.from, &writing.walk, &self.stop, |items| {
-            pack_from(&mut packer, &plan.from, items, plan.times, &self.stop, &mut on)
+        let packed = feed(&writing.origin, &self.stop, |items| {
+            pack_from(&mut packer, writing.origin.name(), items, plan.times, &self.stop, &mut on)
         });
         drop(progress);
-        let Contents { counts, manifest } = packed.map_err(|error: PopulateError| self.not_filled(error, content))?;
+        let Contents { mut counts, manifest } =
+            packed.map_err(|error: PopulateError| self.not_filled(error, content))?;
+        counts.skipped += writing.origin.left_out();
         let manifest_root = manifest.root();
         let summary = packer.finish(manifest_root).map_err(failed)?;
         Ok(Made { summary, counts, manifest_root })

@@ -256,11 +256,11 @@ impl Packing<'_, '_> {
     }
 
     fn new_entry(&self, entry: &Entry, target: Vec<u8>) -> NewEntry {
-        let (atime, mtime, other) = match self.times {
-            Times::Source { now } => (entry.atime, entry.mtime, now),
+        let (atime, mtime, ctime, btime) = match self.times {
+            Times::Source { now } => (entry.atime, entry.mtime, entry.ctime.unwrap_or(now), entry.btime.unwrap_or(now)),
             Times::Clamped { latest } => {
                 let time = entry.mtime.min(latest);
-                (time, time, time)
+                (time, time, time, time)
             }
         };
         NewEntry {
@@ -271,8 +271,8 @@ impl Packing<'_, '_> {
             rdev: entry.rdev,
             atime,
             mtime,
-            ctime: other,
-            btime: other,
+            ctime,
+            btime,
             target,
         }
     }

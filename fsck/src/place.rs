@@ -96,6 +96,14 @@ impl Place {
         fs::canonicalize(directory).is_ok_and(|directory| self.path.starts_with(directory))
     }
 
+    /// Where much can be kept until the volume is made: beside a file; for a device where temporary files are.
+    pub fn spool_directory(&self) -> PathBuf {
+        match self.path.parent() {
+            Some(parent) if !self.device => parent.to_path_buf(),
+            _ => std::env::temp_dir(),
+        }
+    }
+
     /// What stands there.
     pub fn occupied_id(&self) -> Option<FileId> {
         self.old.as_ref().and_then(|old| old.file().metadata().ok()).map(|metadata| FileId::of(&metadata))

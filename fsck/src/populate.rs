@@ -1,6 +1,6 @@
-//! Fills a fresh volume from a directory tree of the host: `mkfs.sefs --from`.
+//! Fills a fresh volume from a tree: `mkfs.sefs --from`, `--from-tar`, `--from-oci`.
 //!
-//! One thread reads the tree ([`crate::source`]) and is a few pieces ahead of the other, which writes the volume.
+//! One thread reads the tree ([`crate::origin`]) and is a few pieces ahead of the other, which writes the volume.
 //!
 //! *Invariants*: a directory gets its owner, mode, attributes and times when its entries are in, so that neither its times
 //! nor an inherited ACL or group touch what the source says. A file's attributes are set after its data, for writing
@@ -21,7 +21,8 @@ use sefs::types::InodeNo;
 use sefs::vfs::{Attr, Caller, NewInode, SetAttr, SetTime, Volume, WriteMode, XattrMode};
 
 use crate::names::escaped;
-use crate::source::{Entry, FileId, Item, Unreadable, WalkOptions, walk};
+use crate::origin::Origin;
+use crate::source::{Entry, FileId, Item, Unreadable};
 
 /// What a tree holds, found without reading its contents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +84,13 @@ pub enum PopulateError {
         /// Why it failed.
         error: Error,
     },
+    /// Something of a volume that is the source cannot be read.
+    Original {
+        /// What was being read.
+        path: PathBuf,
+        /// Why it failed.
+        error: Error,
+    },
     /// `stop` was set.
     Interrupted,
 }
@@ -93,6 +101,7 @@ impl fmt::Display for PopulateError {
             PopulateError::Source(what) => what.fmt(f),
             PopulateError::NoSpace => f.write_str("no space left in the volume"),
             PopulateError::Volume { path, error } => write!(f, "cannot store {}: {error}", shown(path)),
+            PopulateError::Original { path, error } => write!(f, "cannot read {}: {error}", shown(path)),
             PopulateError::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -131,50 +140,47 @@ impl Survey {
     }
 }
 
-/// Looks at the whole tree once. What cannot be read ends it, unless `options` say to skip.
-pub fn survey(root: &Path, options: &WalkOptions, stop: &AtomicBool) -> Result<Survey, PopulateError> {
+/// Looks at the whole tree once. What cannot be read ends it, unless the origin says to skip.
+pub(crate) fn survey(origin: &Origin<'_>, stop: &AtomicBool) -> Result<Survey, PopulateError> {
     let mut found = Survey::default();
-    let options = WalkOptions { contents: false, ..options.clone() };
-    walk(root, &options, &mut |item| {
+    origin.walk(false, &mut |item| {
         found.count(&item);
         if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })
-    .map_err(PopulateError::Source)?;
+    })?;
     if stop.load(Ordering::Relaxed) { Err(PopulateError::Interrupted) } else { Ok(found) }
 }
 
-/// Copies the tree below `root` into the root directory of `volume`, which must be empty.
-pub fn populate(
+/// Copies the tree into the root directory of `volume`, which must be empty.
+pub(crate) fn populate(
     volume: &Volume,
-    root: &Path,
-    options: &WalkOptions,
+    origin: &Origin<'_>,
     stop: &AtomicBool,
     on: &mut dyn FnMut(Step<'_>),
 ) -> Result<Counts, PopulateError> {
-    feed(root, options, stop, |items| populate_from(volume, root, items, stop, on))
+    let mut counts = feed(origin, stop, |items| populate_from(volume, origin.name(), items, stop, on))?;
+    counts.skipped += origin.left_out();
+    Ok(counts)
 }
 
 /// Walks the tree in a thread of its own, a few pieces ahead of `consume`.
 pub(crate) fn feed<T>(
-    root: &Path,
-    options: &WalkOptions,
+    origin: &Origin<'_>,
     stop: &AtomicBool,
     consume: impl FnOnce(Receiver<Item>) -> Result<T, PopulateError>,
 ) -> Result<T, PopulateError> {
-    let options = WalkOptions { contents: true, ..options.clone() };
     let (sender, receiver) = sync_channel(ITEMS_AHEAD);
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let sender = sender;
             // A send fails only when the writer has given up; its error is the one that counts.
-            walk(root, &options, &mut |item| match sender.send(item) {
+            origin.walk(true, &mut |item| match sender.send(item) {
                 Ok(()) if !stop.load(Ordering::Relaxed) => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
             })
         });
         let written = consume(receiver);
         let read = match reader.join() {
-            Ok(read) => read.map_err(PopulateError::Source),
+            Ok(read) => read,
             Err(panic) => std::panic::resume_unwind(panic),
         };
         match (written, read) {
@@ -430,6 +436,8 @@ impl<'a> Writer<'a> {
             mode: (entry.kind != FileKind::Symlink).then_some(entry.mode),
             atime: Some(SetTime::At(entry.atime)),
             mtime: Some(SetTime::At(entry.mtime)),
+            ctime: entry.ctime,
+            btime: entry.btime,
             ..SetAttr::default()
         };
         self.volume.set_attr(&root, ino, &last).map(drop).map_err(|error| self.failed(name, error))

@@ -84,6 +84,10 @@ pub struct Entry {
     pub atime: Timestamp,
     /// Last change of the content.
     pub mtime: Timestamp,
+    /// Last change of anything, where the source says what the copy's is to be: a host's is about the host.
+    pub ctime: Option<Timestamp>,
+    /// Creation, likewise.
+    pub btime: Option<Timestamp>,
     /// Extended attributes, names and values, ACLs and `security.*` among them.
     pub xattrs: Attributes,
 }
@@ -352,6 +356,8 @@ impl Walk<'_> {
             rdev: metadata.rdev(),
             atime: time(metadata.atime(), metadata.atime_nsec()),
             mtime: time(metadata.mtime(), metadata.mtime_nsec()),
+            ctime: None,
+            btime: None,
             xattrs: if self.options.contents { xattrs_of(file)? } else { Vec::new() },
         })
     }

@@ -1,7 +1,11 @@
 //! The command-line tools, run as programs: what they make, what they refuse, and how they say it.
 
+#[path = "cli/archives.rs"]
+mod archives;
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/commit.rs"]
+mod commit;
 #[path = "cli/debug.rs"]
 mod debug;
 #[path = "cli/diff.rs"]
@@ -14,6 +18,8 @@ mod fsck;
 mod manifest;
 #[path = "cli/mkfs.rs"]
 mod mkfs;
+#[path = "cli/oci.rs"]
+mod oci;
 #[path = "cli/packed.rs"]
 mod packed;
 #[path = "cli/repair.rs"]

@@ -193,6 +193,8 @@ fn entry(input: &mut Input<'_>, kind: FileKind) -> Entry {
         rdev: input.number(),
         atime: time(input),
         mtime: time(input),
+        ctime: (input.u8() & 1 == 1).then(|| time(input)),
+        btime: (input.u8() & 1 == 1).then(|| time(input)),
         xattrs,
     }
 }
