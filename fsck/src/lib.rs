@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! mkfs ─► populate ─► source, names       fsck ─┐
-//!   └─► place ─► occupant; header_last   debug ─┴─► image_spec ─► opening, listing, showing
+//!   └─► place ─► occupant; header_last   debug ─┴─► opening ─► lowers ─► image_spec; listing, showing
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
@@ -27,6 +27,7 @@ pub mod invocation;
 pub mod io;
 pub mod key_source;
 pub mod listing;
+pub mod lowers;
 pub mod manifests;
 pub mod mkfs;
 mod mkfs_packed;

@@ -69,13 +69,13 @@ impl Mkfs {
         }
         self.refuse_replacing_parts(&place, &plan.sources)?;
         let walk = self.walk_options(&place);
-        let nothing = Content { survey: None, size_bytes: 0 };
+        let nothing = Content::unknown();
         let found = survey(&plan.from, &walk, &self.stop).map_err(|error| self.not_filled(error, &nothing))?;
         place.has_room(found.block_bytes)?;
         let unplaced = place.begin(0)?;
         let mut walk = walk;
         walk.exclude.push(unplaced.id()?);
-        let content = Content { survey: Some(found), size_bytes: 0 };
+        let content = Content { survey: Some(found), ..Content::unknown() };
         let writing = Writing { backend: unplaced.backend(self.args.key.io.unwrap_or_default(), TOOL)?, walk, content };
         let made = if plan.public { self.make_public(&plan, &writing) } else { self.make_sealed(&plan, &writing) }?;
         unplaced.cut(made.summary.size_bytes)?;

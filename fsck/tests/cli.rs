@@ -8,6 +8,8 @@ mod debug;
 mod from;
 #[path = "cli/fsck.rs"]
 mod fsck;
+#[path = "cli/layers.rs"]
+mod layers;
 #[path = "cli/manifest.rs"]
 mod manifest;
 #[path = "cli/mkfs.rs"]
