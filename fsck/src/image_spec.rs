@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use sefs::format::ImageType;
 
 use crate::image::ImageUse;
@@ -28,6 +29,11 @@ pub struct ImageSpec {
 }
 
 impl ImageSpec {
+    /// Reads one on a command line.
+    pub fn value_parser() -> impl TypedValueParser<Value = ImageSpec> {
+        OsStringValueParser::new().try_map(|text| ImageSpec::parse(&text))
+    }
+
     /// Reads `IMAGE[,KEY]`. Wrong usage: no path, an option that does not say how an image is opened, one given twice.
     pub fn parse(text: &OsStr) -> Result<ImageSpec, Failure> {
         let (path, options) = split_path(text.as_bytes());
@@ -93,12 +99,12 @@ impl ImageSpec {
         Ok(key)
     }
 
-    fn naming(&self) -> String {
+    pub(crate) fn naming(&self) -> String {
         format!("write {},key-file=FILE", self.path.display())
     }
 
     /// Its own options, and those of the first image that say how to do things but not what is opened.
-    fn done_as(&self, first: &KeyArgs) -> KeyArgs {
+    pub(crate) fn done_as(&self, first: &KeyArgs) -> KeyArgs {
         let mut key = self.key.clone();
         key.io = key.io.or(first.io);
         key.crypto = key.crypto.or(first.crypto);

@@ -4,7 +4,7 @@
 //! ```text
 //! mkfs ─► populate, packing ─► origin ─► source, archive, volume_walk ─► names
 //!   └─► place ─► occupant; header_last
-//! fsck, debug ─► diff, image_spec ─► opening, listing, showing; debug ─► commit ─► mkfs
+//! fsck, debug ─► diff ─► opening ─► lowers ─► image_spec; listing, showing; debug ─► commit ─► mkfs
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
@@ -31,6 +31,7 @@ pub mod invocation;
 pub mod io;
 pub mod key_source;
 pub mod listing;
+pub mod lowers;
 pub mod manifests;
 pub mod mkfs;
 mod mkfs_origin;

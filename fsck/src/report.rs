@@ -102,6 +102,12 @@ impl Failure {
         self
     }
 
+    /// Adds which volume lies over the image that this is about.
+    pub fn below(mut self, volume: &Path) -> Failure {
+        self.reason.push_str(&format!(" (the volume {} lies over it)", volume.display()));
+        self
+    }
+
     /// What the library said about the volume at `path`.
     pub fn volume(path: &Path, error: &Error) -> Failure {
         let failure = Failure::new(path.display(), error);
@@ -328,6 +334,9 @@ fn volume_way_out(error: &Error) -> Option<&'static str> {
         Error::Incompatible(Incompatible::NotPacked) => Some("leave --root-digest away"),
         Error::Incompatible(Incompatible::NoKeyAdmits) => Some(PIN_NEEDED),
         Error::Incompatible(Incompatible::KeyNeeded) => Some("give its key too"),
+        Error::Incompatible(Incompatible::Lowers { .. }) => {
+            Some("give --lower IMAGE[,KEY] for each, the topmost first; debug.sefs IMAGE super shows them")
+        }
         Error::Incompatible(Incompatible::VolumeId) => Some("check the path and --volume-id"),
         Error::Incompatible(Incompatible::Suite(_) | Incompatible::ImageType(_)) => Some("use a newer release"),
         Error::Backend(_) => Some("check the disk below the image"),

@@ -14,6 +14,8 @@ mod diff;
 mod from;
 #[path = "cli/fsck.rs"]
 mod fsck;
+#[path = "cli/layers.rs"]
+mod layers;
 #[path = "cli/manifest.rs"]
 mod manifest;
 #[path = "cli/mkfs.rs"]

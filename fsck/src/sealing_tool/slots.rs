@@ -162,7 +162,7 @@ impl Sealing {
     }
 
     fn list_authentic(&mut self, unlocked: Unlocked) -> Result<bool, Failure> {
-        let volume = unlocked.volume()?;
+        let volume = unlocked.bare_volume()?;
         let (slots, info) = (&volume.header().slots, volume.info());
         if self.json {
             self.out.json(&json!({
@@ -185,7 +185,7 @@ impl Sealing {
 
     fn test(&mut self, image: &Path, key: &KeyArgs) -> Result<bool, Failure> {
         let unlocked = Located::open(image, ImageUse::ReadOnly)?.unlock(key, TOOL)?;
-        let volume = unlocked.volume()?;
+        let volume = unlocked.bare_volume()?;
         let slot = opening_slot(&unlocked.source, &volume);
         let label = unlocked.source.label();
         self.say(json!({"opens": true, "slot": slot, "kind": label}), || {
