@@ -8,6 +8,7 @@
 
 mod content;
 mod make;
+mod paths;
 #[cfg(test)]
 mod tests;
 mod upgrade;

@@ -24,6 +24,7 @@ use crate::format::{BlockState, DirEntryRecord, FileKind, Inode, Key, Kind, Lowe
 use crate::keys::VolumeKey;
 use crate::layers::content::{Versions, attributes};
 use crate::layers::make::{inode_of, refuse_crossed_links, stack, survey};
+use crate::layers::paths::{Paths, each_entry};
 use crate::repair::{Fitted, fit};
 use crate::store::{Lower, Need, PACKED_IDS_END, Store, StoreOptions, chunk_key, record_error};
 use crate::types::{BLOCK_SIZE, CHUNK_BLOCKS, InodeNo, ObjectId};
@@ -116,6 +117,7 @@ pub fn upgrade(
         amend: Amend::default(),
         conflicts: Vec::new(),
         estranged: BTreeSet::new(),
+        removed: Vec::new(),
     };
     upgrade.run(&table)?;
     let Upgrade { amend, mut conflicts, .. } = upgrade;
@@ -154,29 +156,17 @@ struct Name {
 
 /// Every name of the volume over the old images, by what it names.
 #[derive(Default)]
-struct Names(BTreeMap<InodeNo, Vec<Name>>);
+struct Names {
+    all: BTreeMap<InodeNo, Vec<Name>>,
+    paths: Paths,
+}
 
 impl Names {
     fn of(&self, ino: InodeNo) -> &[Name] {
-        self.0.get(&ino).map_or(&[], Vec::as_slice)
-    }
-
-    /// A path to an inode. Directories have one name each, and no volume that was walked has a circle of them.
-    fn path(&self, ino: InodeNo) -> Vec<u8> {
-        let (mut parts, mut at) = (Vec::new(), ino);
-        while let Some(name) = self.of(at).first()
-            && parts.len() < MAX_DEPTH
-        {
-            parts.push(&name.record.name[..]);
-            at = InodeNo(name.key.object);
-        }
-        parts.reverse();
-        parts.join(&b'/')
+        self.all.get(&ino).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Parts of a path that is told.
-const MAX_DEPTH: usize = 4096;
 /// Records that are looked at with one scan.
 const SCAN: usize = 1024;
 /// Keys that the parts of one attribute may have.
@@ -192,6 +182,8 @@ struct Upgrade<'a> {
     conflicts: Vec<Conflict>,
     /// Numbers that are something else in the new images.
     estranged: BTreeSet<u64>,
+    /// What the volume has removed, and the new images have changed.
+    removed: Vec<InodeNo>,
 }
 
 impl Upgrade<'_> {
@@ -206,6 +198,7 @@ impl Upgrade<'_> {
         }
         self.both_made()?;
         self.hide_estranged()?;
+        self.tell_removed()?;
         let places = self.store.lowers().len().max(table.len());
         for (place, index) in (1..).zip(0..places) {
             let record = table.get(index).map(LowerRecord::encode);
@@ -225,7 +218,8 @@ impl Upgrade<'_> {
                 if record.kind == FileKind::Directory && seen.insert(record.ino) {
                     pending.push(record.ino);
                 }
-                names.0.entry(record.ino).or_default().push(Name { key, record });
+                names.paths.add(dir, &record);
+                names.all.entry(record.ino).or_default().push(Name { key, record });
             }
         }
         Ok(names)
@@ -253,8 +247,7 @@ impl Upgrade<'_> {
     fn removed(&mut self, number: u64) -> Result<()> {
         let new = inode_of(self.versions.new, number)?;
         if new.is_some() && !(self.versions.same_content(number)? && self.versions.same_attributes(number)?) {
-            let path = self.versions.old.path_of(number)?;
-            self.conflicts.push(Conflict { path, why: Why::Removed });
+            self.removed.push(InodeNo(number));
         }
         Ok(())
     }
@@ -298,7 +291,7 @@ impl Upgrade<'_> {
     }
 
     fn tell(&mut self, number: u64, why: Why) {
-        let path = self.names.path(InodeNo(number));
+        let path = self.names.paths.path(InodeNo(number));
         self.conflicts.push(Conflict { path, why });
     }
 
@@ -381,7 +374,7 @@ impl Upgrade<'_> {
                 let there = self.versions.new.get(key)?;
                 if self.store.own_record(key)?.is_none() && there.as_deref() != Some(&record.encode()[..]) {
                     if there.is_some() {
-                        let path = self.names.path(ino);
+                        let path = self.names.paths.path(ino);
                         self.conflicts.push(Conflict { path, why: Why::Name });
                     }
                     self.amend.records.insert(key, Some(record.encode()));
@@ -410,27 +403,42 @@ impl Upgrade<'_> {
 
     /// Further names in the new images of what the volume has something else for would lead to that: they go.
     fn hide_estranged(&mut self) -> Result<()> {
-        let mut from = (!self.estranged.is_empty()).then_some(Key::MIN);
-        while let Some(key) = from {
-            let records = self.versions.new.scan(key, Key::MAX, SCAN)?;
-            from = records.last().filter(|_| records.len() == SCAN).and_then(|(key, _)| key.successor());
-            for (key, bytes) in records.into_iter().filter(|(key, _)| key.kind == Kind::DirEntry) {
-                let entry = DirEntryRecord::decode(&bytes).map_err(|why| record_error(key, why))?;
-                let is_free = !self.amend.records.contains_key(&key) && self.store.own_record(key)?.is_none();
-                if self.estranged.contains(&entry.ino.0) && is_free {
-                    self.amend.records.insert(key, None);
-                    let path = join(self.versions.new.path_of(key.object)?, &entry.name);
-                    self.conflicts.push(Conflict { path, why: Why::LeftOut });
-                }
+        if self.estranged.is_empty() {
+            return Ok(());
+        }
+        let mut names = Vec::new();
+        each_entry(self.versions.new, |key, entry| {
+            if self.estranged.contains(&entry.ino.0) {
+                names.push((key, entry));
+            }
+            Ok(())
+        })?;
+        let paths = Paths::of_images(self.versions.new)?;
+        for (key, entry) in names {
+            if !self.amend.records.contains_key(&key) && self.store.own_record(key)?.is_none() {
+                self.amend.records.insert(key, None);
+                let path = paths.entry(InodeNo(key.object), &entry.name);
+                self.conflicts.push(Conflict { path, why: Why::LeftOut });
             }
         }
+        Ok(())
+    }
+
+    /// What the volume has removed has a path in the old images only.
+    fn tell_removed(&mut self) -> Result<()> {
+        if self.removed.is_empty() {
+            return Ok(());
+        }
+        let paths = Paths::of_images(self.versions.old)?;
+        let told = self.removed.iter().map(|ino| Conflict { path: paths.path(*ino), why: Why::Removed });
+        self.conflicts.extend(told);
         Ok(())
     }
 
     /// Names that the volume has put, and that the new images have for something else.
     fn both_made(&mut self) -> Result<()> {
         let mut found = Vec::new();
-        for name in self.names.0.values().flatten().filter(|name| name.key.object < PACKED_IDS_END) {
+        for name in self.names.all.values().flatten().filter(|name| name.key.object < PACKED_IDS_END) {
             if self.store.own_record(name.key)?.is_some()
                 && self.versions.old.get(name.key)?.is_none()
                 && let Some(bytes) = self.versions.new.get(name.key)?
@@ -440,18 +448,9 @@ impl Upgrade<'_> {
             }
         }
         for name in found {
-            let path = join(self.names.path(InodeNo(name.key.object)), &name.record.name);
+            let path = self.names.paths.entry(InodeNo(name.key.object), &name.record.name);
             self.conflicts.push(Conflict { path, why: Why::Name });
         }
         Ok(())
     }
-}
-
-/// The path of an entry of a directory.
-fn join(mut dir: Vec<u8>, name: &[u8]) -> Vec<u8> {
-    if !dir.is_empty() {
-        dir.push(b'/');
-    }
-    dir.extend_from_slice(name);
-    dir
 }

@@ -23,14 +23,12 @@ use alloc::vec::Vec;
 use crate::backend::Backend;
 use crate::env::Env;
 use crate::error::{Corrupt, Incompatible, Result};
-use crate::format::{
-    BlockLoc, Chunk, DirEntryRecord, FileKind, ImageType, Inode, Key, Kind, LowerRecord, MAX_EPOCHS, MAX_LOWERS,
-};
+use crate::format::{BlockLoc, Chunk, FileKind, ImageType, Inode, Key, Kind, LowerRecord, MAX_EPOCHS, MAX_LOWERS};
 use crate::keys::VolumeKey;
 use crate::store::read::record_error;
 use crate::store::{Need, PACKED_IDS_END, Store, StoreOptions};
 use crate::tree;
-use crate::types::{InodeNo, ObjectId};
+use crate::types::ObjectId;
 
 /// An image to be put below a volume.
 #[derive(Clone)]
@@ -52,10 +50,6 @@ pub(crate) struct Lowers {
     layered: bool,
 }
 
-/// Parts of a path that is told.
-const MAX_DEPTH: usize = 4096;
-/// Records that are looked at with one scan.
-const SCAN: usize = 1024;
 /// Memory of one image that its caches of nodes and chunks take.
 const CACHED: (usize, usize) = (12, 32);
 
@@ -125,33 +119,6 @@ impl Lowers {
     /// Reads a block of an image.
     pub(crate) fn read_block(&self, object: ObjectId, block: u64, loc: &BlockLoc, out: &mut [u8]) -> Result<()> {
         self.image(loc.source)?.read_run(object, block, core::slice::from_ref(loc), out)
-    }
-
-    /// A path to an inode of the images, empty if there is none. It looks through all names.
-    pub(crate) fn path_of(&self, number: u64) -> Result<Vec<u8>> {
-        let (mut parts, mut wanted) = (Vec::new(), number);
-        while wanted != InodeNo::ROOT.0 && parts.len() <= MAX_DEPTH {
-            let Some((dir, name)) = self.name_of(wanted)? else { return Ok(Vec::new()) };
-            parts.push(name);
-            wanted = dir;
-        }
-        parts.reverse();
-        Ok(parts.join(&b'/'))
-    }
-
-    fn name_of(&self, number: u64) -> Result<Option<(u64, Vec<u8>)>> {
-        let mut from = Some(Key::MIN);
-        while let Some(key) = from {
-            let records = self.scan(key, Key::MAX, SCAN)?;
-            from = records.last().filter(|_| records.len() == SCAN).and_then(|(key, _)| key.successor());
-            for (key, bytes) in records.into_iter().filter(|(key, _)| key.kind == Kind::DirEntry) {
-                let entry = DirEntryRecord::decode(&bytes).map_err(|why| record_error(key, why))?;
-                if entry.ino.0 == number {
-                    return Ok(Some((key.object, entry.name)));
-                }
-            }
-        }
-        Ok(None)
     }
 
     /// The record below, which may not be there; never a chunk.
