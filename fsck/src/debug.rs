@@ -1,5 +1,8 @@
 //! `debug.sefs`: looks inside a volume without mounting it, and changes no byte of it; `commit` writes another image.
 
+mod compare;
+mod layout;
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -82,6 +85,31 @@ enum Look {
     Space,
     /// Show the key slots; without a key as the unverified header has them
     Slots,
+    /// Show how content lies: files, data runs, their average length, and the files that lie in more than one
+    Fragmentation {
+        /// A path in the volume; of a directory, everything below
+        #[arg(default_value = "/")]
+        path: OsString,
+        /// Show each file that lies in more than one run, too
+        #[arg(long)]
+        list: bool,
+    },
+    /// Show the epochs, and how many live blocks each sealed
+    Epochs,
+    /// Compare with another image, path by path: type, mode, owner, size, content, attributes, links, devices
+    ///
+    /// A line each: "A PATH" is in OTHER only, "D PATH" in IMAGE only, "M PATH: …" in both, with what differs. Directories are compared by
+    /// their own attributes. With --json one object with counts and a list, which also says where content differs.
+    /// Exit codes as those of diff(1): 0 nothing differs, 1 something does, 2 trouble.
+    Diff {
+        /// The other image. It opens with the key given for IMAGE unless it has its own as mount options:
+        /// b.sefs,key-file=FILE; a public one needs root-digest=HEX
+        #[arg(value_name = "OTHER[,KEY]")]
+        other: OsString,
+        /// Compare the times of last change of content too
+        #[arg(long)]
+        times: bool,
+    },
     /// Show what identifies the volume's state
     RootDigest,
     /// Show the root of the manifest: one digest of everything in the volume, but for times
@@ -116,14 +144,17 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(args) => args,
         Err(exit) => return exit,
     };
-    let mut debug = Debug { out: Output::stdout(), args, terminal: std::io::stdout().is_terminal() };
+    let mut debug = Debug { out: Output::stdout(), args, terminal: std::io::stdout().is_terminal(), answered: false };
     match debug.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => DIFFERS.into(),
         Err(failure) => {
             TOOL.fail(&failure);
-            match failure.kind() {
-                FailureKind::Usage => WRONG_USAGE.into(),
-                FailureKind::Operational => ExitCode::FAILURE,
+            debug.tell_programs(&failure);
+            match (&debug.args.look, failure.kind()) {
+                (Look::Diff { .. }, _) => TROUBLE.into(),
+                (_, FailureKind::Usage) => WRONG_USAGE.into(),
+                (_, FailureKind::Operational) => ExitCode::FAILURE,
             }
         }
     }
@@ -131,6 +162,9 @@ pub fn run(args: &[OsString]) -> ExitCode {
 
 /// The exit code of a command line that makes no sense.
 const WRONG_USAGE: u8 = 2;
+/// diff(1)'s exit codes: differences, and anything that kept them from being found.
+const DIFFERS: u8 = 1;
+const TROUBLE: u8 = 2;
 const TOOL: Tool = Tool("debug.sefs");
 /// Listings go out in pieces of about that many bytes.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -142,13 +176,16 @@ struct Debug {
     out: Output,
     args: DebugArgs,
     terminal: bool,
+    /// An object of JSON was begun, and says itself what failed.
+    answered: bool,
 }
 
 impl Debug {
-    fn run(&mut self) -> Result<(), Failure> {
+    /// `false`: the two that were compared differ.
+    fn run(&mut self) -> Result<bool, Failure> {
         self.args.key = MountOptions::key_args(&self.args.options, &self.args.key)?;
         if let Look::VerifyProof { root } = self.args.look {
-            return self.verify_proof(&root);
+            return self.verify_proof(&root).map(|()| true);
         }
         let located = Located::open(&self.args.image, ImageUse::ReadOnly)?;
         let enters = match located.header.image {
@@ -156,25 +193,43 @@ impl Debug {
             ImageType::Volume | ImageType::Packed => self.args.key.names_key(&self.args.image, &Environment::host())?,
         };
         match self.args.look {
-            Look::Super | Look::Slots if !enters => return self.header(&located.header, None),
-            Look::RootDigest if !enters && located.is_packed() => return self.unproven_digest(&located),
+            Look::Super | Look::Slots if !enters => return self.header(&located.header, None).map(|()| true),
+            Look::RootDigest if !enters && located.is_packed() => {
+                return self.unproven_digest(&located).map(|()| true);
+            }
             _ => {}
         }
         let entry = located.enter(&self.args.key, TOOL)?;
-        let volume = entry.volume()?;
+        // What is asked of the header and the state is answered even where an image below is missing.
+        let volume = match self.args.look {
+            Look::Super | Look::Slots | Look::Log | Look::RootDigest => entry.bare_volume()?,
+            _ => entry.volume()?,
+        };
         match &self.args.look {
-            Look::Ls { path } => self.ls(&volume, &path.clone()),
-            Look::Cat { path } => self.cat(&volume, &path.clone()),
-            Look::Stat { path } => self.stat(&volume, &path.clone()),
-            Look::Tree { path } => self.tree(&volume, &path.clone()),
-            Look::Super | Look::Slots => self.header(volume.header(), Some(&volume.info())),
-            Look::Log => self.log(&entry, &volume.info()),
-            Look::Space => self.space(&volume),
-            Look::RootDigest => self.root_digest(&entry, &volume.info()),
-            Look::Manifest { list } => self.manifest(&volume, *list),
-            Look::Prove { paths, output } => self.prove(&volume, &paths.clone(), output.clone().as_deref()),
-            Look::Commit(commit) => commit.run(&volume, entry.located(), self.args.json, TOOL),
-            Look::VerifyProof { root } => self.verify_proof(&root.clone()),
+            Look::Ls { path } => self.ls(&volume, &path.clone())?,
+            Look::Cat { path } => self.cat(&volume, &path.clone())?,
+            Look::Stat { path } => self.stat(&volume, &path.clone())?,
+            Look::Tree { path } => self.tree(&volume, &path.clone())?,
+            Look::Super | Look::Slots => self.header(volume.header(), Some(&volume.info()))?,
+            Look::Log => self.log(&entry, &volume.info())?,
+            Look::Space => self.space(&volume)?,
+            Look::Fragmentation { path, list } => self.fragmentation(&volume, &path.clone(), *list)?,
+            Look::Epochs => self.epochs(&volume)?,
+            Look::RootDigest => self.root_digest(&entry, &volume.info())?,
+            Look::Manifest { list } => self.manifest(&volume, *list)?,
+            Look::Prove { paths, output } => self.prove(&volume, &paths.clone(), output.clone().as_deref())?,
+            Look::VerifyProof { root } => self.verify_proof(&root.clone())?,
+            Look::Commit(commit) => commit.run(&volume, entry.located(), self.args.json, TOOL)?,
+            Look::Diff { other, times } => return self.diff(&volume, &other.clone(), *times),
+        }
+        Ok(true)
+    }
+
+    /// What failed, as one object, but where the output is a file's content or a proof.
+    fn tell_programs(&mut self, failure: &Failure) {
+        if self.args.json && !self.answered && !matches!(self.args.look, Look::Cat { .. } | Look::Prove { .. }) {
+            // The exit code says it too.
+            let _ = self.out.json(&failure.json());
         }
     }
 

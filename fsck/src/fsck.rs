@@ -45,6 +45,9 @@ use crate::report::{Failure, FsckExit, Output, Tool, harden};
 ///   log:LSN                     the log ends before this group (not on an anchored volume: give --abandon-anchor)
 ///   allocation                  allocation pages are made anew; no content is lost
 ///
+/// A volume over images is checked together with them: they are found as for a mount (--lower), and never changed. What an image
+/// holds is checked as far as names, links and blocks lead into it, and read when it is checked by itself.
+///
 /// Exit codes as in fsck(8): 0 no errors, 1 errors corrected, 4 errors left, 8 the check could not be made, 16 wrong usage,
 /// 32 interrupted.
 #[derive(Parser, Debug)]
@@ -80,7 +83,7 @@ pub struct FsckArgs {
     /// With -p: check even a volume that was closed properly
     #[arg(short = 'f')]
     force: bool,
-    /// Also read every data block and see whether it authenticates
+    /// Also read every data block and see whether it authenticates; of a volume over images its own (check an image by itself)
     #[arg(long)]
     scrub: bool,
     /// Print JSON: a line for each finding, and one with the result
@@ -229,7 +232,7 @@ impl Fsck {
     /// Whether there is nothing to replay and nothing to report; asked of a read-only mount, which replays in memory.
     fn closed_properly(&self, entry: &Entry) -> Result<bool, Failure> {
         let options = sefs::vfs::OpenOptions { read_only: true, ..entry.options()? };
-        match entry.try_volume(&options) {
+        match entry.try_bare(&options) {
             Ok(volume) => {
                 let info = volume.info();
                 let expected = |notice: &Notice| {
@@ -269,8 +272,7 @@ impl Fsck {
             }
         });
         drop(progress);
-        let summary = summary.map_err(|error| entry.failed(&error))?;
-        Ok(Checked { summary, findings, repairable })
+        Ok(Checked { summary: summary?, findings, repairable })
     }
 
     /// Data blocks are given up only after it was seen that they do not authenticate.
@@ -329,7 +331,7 @@ impl Fsck {
 
     /// Repairs, and tells what was done; `Err` says why nothing was.
     fn repair(&mut self, unlocked: &Unlocked) -> Result<Result<(), String>, Failure> {
-        let options = self.check_options(unlocked.options()?)?;
+        let options = CheckOptions { lowers: unlocked.lowers()?, ..self.check_options(unlocked.options()?)? };
         let (mut stage, mut progress) = (None, None);
         let backend = unlocked.located.backend.clone();
         let outcome = repair(

@@ -7,7 +7,7 @@
 //! *Invariants*: an explicit option wins over `SEFS_KEY_FILE`, which wins over the table. Two sources of one rank are a
 //! mistake, never a choice.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::anchor::AnchorSpec;
 use crate::config::{self, Config, ImageEntry};
+use crate::image_spec::ImageSpec;
 use crate::io::IoKind;
 use crate::platform_source;
 use crate::provider::CryptoKind;
@@ -60,6 +61,9 @@ pub struct KeyArgs {
     /// Open exactly this packed image: a public one opens with nothing else
     #[arg(long, value_name = "HEX")]
     pub root_digest: Option<RootDigest>,
+    /// An image that the volume lies over; once for each, the topmost first [default: where they were when the volume was made]
+    #[arg(long, value_name = "IMAGE[,KEY]", value_parser = ImageSpec::value_parser())]
+    pub lower: Vec<ImageSpec>,
     /// How to read and write the image [default: sync]
     #[arg(long, value_name = "HOW")]
     pub io: Option<IoKind>,
@@ -157,6 +161,7 @@ impl KeyArgs {
                 let kind = clap::ValueEnum::from_str(needed()?, false);
                 set_once(&mut self.crypto, name, kind.map_err(|_| wrong("it is aws-lc or rustcrypto".into()))?)?;
             }
+            "lower" => self.lower.push(ImageSpec::parse(OsStr::new(needed()?))?),
             "root-digest" => set_once(&mut self.root_digest, name, needed()?.parse().map_err(wrong)?)?,
             "abandon-anchor" if value.is_none() => self.abandon_anchor = true,
             "abandon-anchor" => return Err(wrong("it takes no value".into())),
@@ -177,6 +182,7 @@ impl KeyArgs {
             anchor: entry.anchor.as_deref().map(str::parse).transpose().map_err(wrong)?,
             abandon_anchor: false,
             root_digest: None,
+            lower: Vec::new(),
             io: None,
             crypto: None,
         })
@@ -280,10 +286,15 @@ impl KeySource {
     /// Opens a slot of an unverified header. The volume key that comes out is authentic only once the volume opened with
     /// it: whoever has the caller's secret can make slots too.
     pub fn open_key(&self, image: &Path, header: &Header, budget_bytes: u64) -> Result<VolumeKey, Failure> {
-        let id = VolumeId(header.volume_id);
-        if self.volume_id.is_some_and(|wanted| wanted != id) {
+        if self.volume_id.is_some_and(|wanted| wanted != VolumeId(header.volume_id)) {
             return Err(Failure::volume(image, &Error::Incompatible(Incompatible::VolumeId)));
         }
+        self.open_key_of_any(image, header, budget_bytes)
+    }
+
+    /// The same, whatever volume was demanded: for an image below it, which has an id of its own.
+    pub fn open_key_of_any(&self, image: &Path, header: &Header, budget_bytes: u64) -> Result<VolumeKey, Failure> {
+        let id = VolumeId(header.volume_id);
         let slots = header.slots.iter().map(|slot| (slot.kind, &slot.body[..]));
         match self.open_slots(slots, &id, budget_bytes) {
             Ok(key) => Ok(VolumeKey::copy_of(key.expose())),

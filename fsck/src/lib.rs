@@ -4,12 +4,12 @@
 //! ```text
 //! mkfs ─► populate, packing ─► origin ─► source, archive, volume_walk ─► names
 //!   └─► place ─► occupant; header_last
-//! fsck, debug ─► opening, listing, showing; debug ─► commit ─► mkfs
+//! fsck, debug ─► diff ─► opening ─► lowers ─► image_spec; listing, showing; debug ─► commit ─► mkfs
 //! all of them ─► invocation, interrupt, and:
 //!
 //! image ────────┐
 //! mount_options ─► key_source ─► platform_source, config ─► volume_id, anchor, provider ─► report
-//!                                  └─► tpm_config              └─► tpm_anchor
+//!                                  └─► tpm_config              └─► tpm_anchor           tpm_log, of main alone
 //! progress, size ──────────────────────────────────────────────┘
 //! ```
 //! Nothing here runs inside an enclave: it reads the environment and /etc, which a host controls.
@@ -21,14 +21,17 @@ mod commit;
 pub mod config;
 pub mod debug;
 pub mod demo;
+pub mod diff;
 pub mod fsck;
 pub mod header_last;
 pub mod image;
+pub mod image_spec;
 pub mod interrupt;
 pub mod invocation;
 pub mod io;
 pub mod key_source;
 pub mod listing;
+pub mod lowers;
 pub mod manifests;
 pub mod mkfs;
 mod mkfs_origin;
@@ -55,10 +58,13 @@ pub mod source;
 pub mod tpm_anchor;
 #[cfg(feature = "tpm")]
 pub mod tpm_config;
+#[cfg(feature = "tpm")]
+pub mod tpm_log;
 pub mod volume_id;
 mod volume_walk;
 
 pub use image::{Image, ImageUse};
+pub use image_spec::ImageSpec;
 pub use key_source::{KeyArgs, KeySource};
 pub use mount_options::MountOptions;
 pub use progress::Progress;

@@ -17,7 +17,7 @@ use sefs::backend::Backend;
 use sefs::error::{BackendError, Error, Posix};
 use sefs::format::KeySlot;
 use sefs::keys::VolumeKey;
-use sefs::vfs::{Env, FormatOptions, OpenOptions, Owner, Volume};
+use sefs::vfs::{Env, FormatOptions, NewLower, OpenOptions, Owner, Volume};
 use serde_json::json;
 
 use crate::anchor::AnchorSpec;
@@ -26,6 +26,7 @@ use crate::header_last::HeaderLast;
 use crate::interrupt;
 use crate::invocation::{self, Role};
 use crate::key_source::{KeyArgs, KeySource};
+use crate::lowers::LowerImage;
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::new_anchor::NewAnchor;
@@ -34,6 +35,7 @@ use crate::place::{Place, host_refused, is_device};
 use crate::populate::{self, Counts, PopulateError, Step, Survey};
 use crate::progress::{Progress, Unit};
 use crate::report::{Failure, Output, Tool, harden};
+use crate::root_digest::RootDigest;
 use crate::size;
 use crate::source::FileId;
 use crate::volume_id::VolumeId;
@@ -44,7 +46,7 @@ use crate::volume_id::VolumeId;
 /// the final name. On a block device, which has no second name, the header is written last. With more than one of
 /// --key-file, --passphrase-file and --platform the volume gets a key slot for each, and any of them opens it.
 #[derive(Parser, Debug)]
-#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, group(clap::ArgGroup::new("content").args(["from", "from_tar", "from_oci"])), mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH, or tpm:INDEX with TPM support; it must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)))]
+#[command(name = "mkfs.sefs", bin_name = "mkfs.sefs", version, max_term_width = 100, group(clap::ArgGroup::new("content").args(["from", "from_tar", "from_oci"])), mut_arg("volume_id", |arg| arg.help("Give the volume this id instead of a random one")), mut_arg("anchor", |arg| arg.help("Bind the volume to a new anchor, which detects rollback (file:PATH, or tpm:INDEX with TPM support; it must not exist yet)")), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)), mut_arg("lower", |arg| arg.help(LOWER_HELP).help_heading("Layers")))]
 pub struct MkfsArgs {
     /// The file or block device to make the volume in
     #[arg(value_hint = clap::ValueHint::FilePath)]
@@ -102,9 +104,6 @@ pub struct MkfsArgs {
     /// With --read-only: store equal blocks each; otherwise the host can tell which blocks of an encrypted image are equal
     #[arg(long, requires = "read_only", help_heading = "Packed images")]
     pub(crate) no_dedup: bool,
-    /// Layer the volume over an image (not supported by this release)
-    #[arg(long, hide = true, value_name = "IMAGE[,KEY]")]
-    lower: Vec<String>,
 }
 
 /// When an anchor advances.
@@ -142,7 +141,12 @@ pub fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
-const TOOL: Tool = Tool("mkfs.sefs");
+pub(crate) const TOOL: Tool = Tool("mkfs.sefs");
+const LOWER_HELP: &str = "Make the volume over a packed image, which it is bound to by root digest; once for each, the topmost \
+     first. KEY as mount options: key-file=FILE,root-digest=HEX,…; without a key the volume's own is tried. A public image without \
+     root-digest is taken as it stands, and the digest that it has is what binds the volume from then on: whether it is the right \
+     one, only its builder's digest tells. The volume keeps the image's path and the names of its key files, to find it again: \
+     authenticated, and told to whoever has the volume's key";
 /// The smallest volume that the format allows.
 const LEAST_BYTES: u64 = 4 << 20;
 
@@ -158,6 +162,15 @@ pub(crate) struct Mkfs {
 pub(crate) struct Content {
     pub(crate) survey: Option<Survey>,
     pub(crate) size_bytes: u64,
+    /// The images that the volume lies over, and what binds it to them.
+    pub(crate) lowers: Vec<(LowerImage, NewLower)>,
+}
+
+impl Content {
+    /// What is known before the source was looked at.
+    pub(crate) fn unknown() -> Content {
+        Content { survey: None, size_bytes: 0, lowers: Vec::new() }
+    }
 }
 
 /// What was made.
@@ -167,6 +180,8 @@ struct Made {
     kinds: Vec<String>,
     anchor: Option<String>,
     counts: Option<Counts>,
+    /// The images that it lies over, and their root digests.
+    lowers: Vec<(String, String)>,
 }
 
 impl MkfsArgs {
@@ -191,7 +206,6 @@ impl MkfsArgs {
             public: false,
             reproducible: false,
             no_dedup: false,
-            lower: Vec::new(),
         }
     }
 }
@@ -218,8 +232,9 @@ impl Mkfs {
         let place = Place::find(&self.args.image, self.args.force)?;
         self.refuse_replacing_parts(&place, &sources)?;
         let origin = self.origin(&place)?;
+        let lowers = self.lowers(&sources)?;
         let survey = origin.as_ref().map(|origin| self.survey(origin)).transpose()?;
-        let content = Content { survey, size_bytes: self.size_bytes(&place, survey.as_ref())? };
+        let content = Content { survey, size_bytes: self.size_bytes(&place, survey.as_ref())?, lowers };
         if let Some(survey) = &content.survey {
             place.has_room(survey.least_bytes())?;
         }
@@ -231,10 +246,11 @@ impl Mkfs {
         let args = &self.args;
         let asked = [
             (
-                !args.lower.is_empty(),
+                !args.key.lower.is_empty()
+                    && (args.from.is_some() || args.from_tar.is_some() || args.from_oci.is_some()),
                 "--lower",
-                "layers are not supported by this release",
-                "fill the volume with --from",
+                "a volume over images starts as what they hold, and takes no other content",
+                "leave --from away, and copy into the mounted volume",
             ),
             (
                 args.reproducible && !args.read_only,
@@ -280,6 +296,9 @@ impl Mkfs {
         };
         let id = |path: &Path| std::fs::metadata(path).ok().map(|metadata| FileId::of(&metadata));
         let image = place.occupied_id();
+        if image.is_some() && self.args.key.lower.iter().any(|lower| id(&lower.path) == image) {
+            return refused("an image that it is to lie over");
+        }
         let keys = sources.iter().flat_map(|source| &source.files);
         if image.is_some() && keys.into_iter().any(|key| id(key) == image) {
             return refused("the file of a key that opens it");
@@ -338,8 +357,26 @@ impl Mkfs {
     }
 
     pub(crate) fn survey(&self, origin: &Origin<'_>) -> Result<Survey, Failure> {
-        let nothing = Content { survey: None, size_bytes: 0 };
-        populate::survey(origin, &self.stop).map_err(|error| self.not_filled(error, &nothing))
+        populate::survey(origin, &self.stop).map_err(|error| self.not_filled(error, &Content::unknown()))
+    }
+
+    /// Locks the images that the volume is to lie over, and says what binds it to those that nothing else pins.
+    fn lowers(&self, sources: &[KeySource]) -> Result<Vec<(LowerImage, NewLower)>, Failure> {
+        let key = &self.args.key;
+        let mut lowers = Vec::new();
+        for spec in &key.lower {
+            let image = LowerImage::open(spec.clone(), key, sources, TOOL)?;
+            let new = image.as_new()?;
+            if let (Some(digest), None, None) = (new.root_digest, &new.image.key, spec.key.root_digest) {
+                self.warn(&format!(
+                    "{} is public, and no root digest was given: the volume is bound to the one that stands there, {}",
+                    spec.path.display(),
+                    RootDigest(digest)
+                ));
+            }
+            lowers.push((image, new));
+        }
+        Ok(lowers)
     }
 
     fn size_bytes(&self, place: &Place, survey: Option<&Survey>) -> Result<u64, Failure> {
@@ -362,7 +399,7 @@ impl Mkfs {
         }
         match survey {
             Some(survey) if survey.least_bytes() > size_bytes => {
-                Err(self.does_not_fit(&Content { survey: Some(*survey), size_bytes }))
+                Err(self.does_not_fit(&Content { survey: Some(*survey), size_bytes, ..Content::unknown() }))
             }
             _ => Ok(size_bytes),
         }
@@ -433,7 +470,12 @@ impl Mkfs {
             anchor: anchor.clone().map(|anchor| (anchor, policy)),
             root: Owner { mode: 0o755, uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() },
         };
-        Volume::format(backend.clone(), &key, &options, &env).map_err(failed)?;
+        let lowers: Vec<NewLower> = content.lowers.iter().map(|(_, new)| new.clone()).collect();
+        if lowers.is_empty() {
+            Volume::format(backend.clone(), &key, &options, &env).map_err(failed)?;
+        } else {
+            Volume::format_over(backend.clone(), &key, &options, &lowers, &env).map_err(failed)?;
+        }
         let counts = match origin {
             Some(origin) => {
                 let options = OpenOptions { anchor, volume_id: Some(volume_id.0), ..OpenOptions::default() };
@@ -450,6 +492,7 @@ impl Mkfs {
             kinds: sources.iter().map(KeySource::label).collect(),
             anchor: sources.iter().find_map(|source| source.anchor.as_ref()).map(AnchorSpec::to_string),
             counts,
+            lowers: content.lowers.iter().map(|(image, new)| bound(image, new)).collect(),
         })
     }
 
@@ -560,6 +603,9 @@ impl Mkfs {
             if let Some(counts) = &made.counts {
                 output.line(format!("{image}: {}", counts_text(counts)))?;
             }
+            for (lower, digest) in &made.lowers {
+                output.line(format!("{image}: over {lower}, root digest {digest}"))?;
+            }
         }
         if kinds.len() == 1 && !self.quiet {
             TOOL.warn("this volume has a single key; whoever loses it loses the data: give --key-file and --passphrase-file for two, or add recovery shares with sealing slots add");
@@ -577,8 +623,15 @@ impl Mkfs {
             "key_slots": kinds,
             "anchor": made.anchor,
             "content": counts,
+            "lowers": made.lowers.iter().map(|(image, digest)| json!({"image": image, "root_digest": digest})).collect::<Vec<_>>(),
         })
     }
+}
+
+/// An image's name and the root digest that the volume is bound to.
+fn bound(image: &LowerImage, new: &NewLower) -> (String, String) {
+    let name = escaped(image.spec.path.as_os_str().as_encoded_bytes());
+    (name, new.root_digest.map(|digest| RootDigest(digest).to_string()).unwrap_or_default())
 }
 
 /// A fresh volume key, and a slot for each of its owners.

@@ -91,7 +91,7 @@ impl Mkfs {
         place.has_room(found.block_bytes)?;
         let unplaced = place.begin(0)?;
         origin.exclude(unplaced.id()?);
-        let content = Content { survey: Some(found), size_bytes: 0 };
+        let content = Content { survey: Some(found), ..Content::unknown() };
         let backend = unplaced.backend(self.args.key.io.unwrap_or_default(), self.tool)?;
         let writing = Writing { backend, origin, content };
         let made = if plan.public { self.make_public(plan, &writing) } else { self.make_sealed(plan, &writing) }?;

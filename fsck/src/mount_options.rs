@@ -192,7 +192,7 @@ fn is_for_others(name: &str) -> bool {
 }
 
 /// Splits at commas. A backslash takes the next character as it is, so that a path may hold a comma.
-fn split(list: &str) -> Vec<String> {
+pub(crate) fn split(list: &str) -> Vec<String> {
     let (mut items, mut item) = (Vec::new(), String::new());
     let mut chars = list.chars();
     while let Some(c) = chars.next() {

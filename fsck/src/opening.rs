@@ -10,11 +10,13 @@ use sefs::backend::{Backend, FileBackend};
 use sefs::check::{CheckOptions, CheckSummary, Event, check, check_public};
 use sefs::format::{HEADER_LEN, Header, ImageType};
 use sefs::keys::VolumeKey;
-use sefs::vfs::{Env, OpenOptions, Volume};
+use sefs::vfs::{Env, Lower, OpenOptions, Volume};
 
 use crate::anchor::AnchorSpec;
 use crate::image::{Image, ImageUse};
 use crate::key_source::{KeyArgs, KeySource};
+use crate::lowers;
+use crate::lowers::Below;
 use crate::provider::CryptoKind;
 use crate::report::{Failure, PIN_NEEDED, Tool};
 use crate::root_digest::RootDigest;
@@ -40,6 +42,7 @@ pub struct Unlocked {
     pub key: VolumeKey,
     /// Where the key came from, and what else the caller demands.
     pub source: KeySource,
+    below: Below,
 }
 
 /// A located image that may be opened: with its key, or a public one with its root digest.
@@ -92,6 +95,7 @@ impl Located {
                 Failure::usage(self.path.display(), "a packed image has no anchor").way_out("leave --anchor away")
             );
         }
+        lowers::refuse_below_none(&key.lower, &self.path)?;
         let root_digest = key.root_digest.ok_or_else(|| {
             Failure::usage(self.path.display(), "it is public: only a root digest tells whether it is the right one")
                 .way_out(PIN_NEEDED)
@@ -101,7 +105,7 @@ impl Located {
         Ok(Entry::Pinned(Box::new(Pinned { located: self, root_digest, volume_id, crypto })))
     }
 
-    fn choose_io(&mut self, key: &KeyArgs, tool: Tool) -> Result<(), Failure> {
+    pub(crate) fn choose_io(&mut self, key: &KeyArgs, tool: Tool) -> Result<(), Failure> {
         if let Some(kind) = key.io {
             let file = self.image.file().try_clone();
             let backend = file.and_then(|file| kind.backend(file, tool));
@@ -124,16 +128,24 @@ impl Located {
     pub fn unlock(mut self, key: &KeyArgs, tool: Tool) -> Result<Unlocked, Failure> {
         let source = key.key_source(&self.path)?;
         source.warnings.iter().for_each(|warning| tool.warn(warning));
-        let volume_key = self.find_key(&source)?;
+        let volume_key = self.find_key(|header| source.open_key(&self.path, header, ARGON2_BYTES), source.crypto)?;
         self.choose_io(key, tool)?;
-        Ok(Unlocked { located: self, key: volume_key, source })
+        Ok(Unlocked { located: self, key: volume_key, source, below: Below::new(key.clone(), tool) })
+    }
+
+    /// The key that `source` gives, which was read for the volume that this image lies below.
+    pub(crate) fn key_of_volume(&self, source: &KeySource) -> Result<VolumeKey, Failure> {
+        self.find_key(|header| source.open_key_of_any(&self.path, header, ARGON2_BYTES), source.crypto)
     }
 
     /// The key in the slots of the header. A change of the volume key that was cut short can leave slots of two keys, or a copy with
     /// parts of both: then what counts is that a copy authenticates.
-    fn find_key(&self, source: &KeySource) -> Result<VolumeKey, Failure> {
-        let env = source.crypto.host_env();
-        let from = |header: &Header| source.open_key(&self.path, header, ARGON2_BYTES);
+    fn find_key(
+        &self,
+        from: impl Fn(&Header) -> Result<VolumeKey, Failure>,
+        crypto: CryptoKind,
+    ) -> Result<VolumeKey, Failure> {
+        let env = crypto.host_env();
         let fits = |key: &VolumeKey| Volume::is_key_of_header(&*self.backend, key, &env);
         let first = from(&self.header);
         if first.as_ref().is_ok_and(fits) {
@@ -153,8 +165,30 @@ impl Unlocked {
 
     /// Opens the volume with changed options.
     pub fn volume_with(&self, options: &OpenOptions) -> Result<Volume, Failure> {
-        let Unlocked { located, key, .. } = self;
-        Volume::open(located.backend.clone(), key, options, &self.env()).map_err(|error| self.failed(&error))
+        let mut volume = self.bare(options).map_err(|error| self.failed(&error))?;
+        self.below.attach(&mut volume, &self.located.path, &self.source)?;
+        Ok(volume)
+    }
+
+    /// Opens the volume without the images that it lies over: only what concerns its header and state can be asked.
+    pub fn bare_volume(&self) -> Result<Volume, Failure> {
+        self.bare(&self.options()?).map_err(|error| self.failed(&error))
+    }
+
+    fn bare(&self, options: &OpenOptions) -> sefs::error::Result<Volume> {
+        Volume::open(self.located.backend.clone(), &self.key, options, &self.env())
+    }
+
+    /// The images that the volume lies over, for a check or a repair. A volume that does not open has those that the caller named.
+    pub fn lowers(&self) -> Result<Vec<Lower>, Failure> {
+        let alone = OpenOptions { read_only: true, ..self.options()? };
+        let path = &self.located.path;
+        match self.bare(&alone) {
+            // Says of each image what is wrong with it, which a check does not.
+            Ok(mut volume) => self.below.attach(&mut volume, path, &self.source)?,
+            Err(_) => {}
+        }
+        self.below.images(path, &self.source)
     }
 
     /// What the volume needs from this host.
@@ -199,11 +233,14 @@ impl Entry {
         }
     }
 
-    /// The lock alone, for as long as a volume is open.
-    pub fn into_image(self) -> Image {
+    /// The locks alone, for as long as a volume is open.
+    pub fn into_images(self) -> Vec<Image> {
         match self {
-            Entry::Unlocked(unlocked) => unlocked.located.image,
-            Entry::Pinned(pinned) => pinned.located.image,
+            Entry::Unlocked(unlocked) => {
+                let Unlocked { located, below, .. } = *unlocked;
+                std::iter::once(located.image).chain(below.into_images()).collect()
+            }
+            Entry::Pinned(pinned) => vec![pinned.located.image],
         }
     }
 
@@ -222,25 +259,36 @@ impl Entry {
 
     /// Opens the volume with changed options.
     pub fn volume_with(&self, options: &OpenOptions) -> Result<Volume, Failure> {
-        self.try_volume(options).map_err(|error| self.failed(&error))
-    }
-
-    /// The same, with the library's own words.
-    pub fn try_volume(&self, options: &OpenOptions) -> sefs::error::Result<Volume> {
-        let backend = self.located().backend.clone();
         match self {
-            Entry::Unlocked(unlocked) => Volume::open(backend, &unlocked.key, options, &self.env()),
-            Entry::Pinned(_) => Volume::open_public(backend, options, &self.env()),
+            Entry::Unlocked(unlocked) => unlocked.volume_with(options),
+            Entry::Pinned(_) => self.try_bare(options).map_err(|error| self.failed(&error)),
         }
     }
 
-    /// Checks it.
-    pub fn check(&self, options: &CheckOptions, on: &mut dyn FnMut(Event)) -> sefs::error::Result<CheckSummary> {
-        let backend = self.located().backend.clone();
+    /// Opens the volume without the images that it lies over: only what concerns its header and state can be asked.
+    pub fn bare_volume(&self) -> Result<Volume, Failure> {
+        self.try_bare(&self.options()?).map_err(|error| self.failed(&error))
+    }
+
+    /// The same with changed options and the library's own words.
+    pub fn try_bare(&self, options: &OpenOptions) -> sefs::error::Result<Volume> {
         match self {
-            Entry::Unlocked(unlocked) => check(backend, &unlocked.key, options, &self.env(), on),
+            Entry::Unlocked(unlocked) => unlocked.bare(options),
+            Entry::Pinned(pinned) => Volume::open_public(pinned.located.backend.clone(), options, &self.env()),
+        }
+    }
+
+    /// Checks it, over the images that it lies over.
+    pub fn check(&self, options: &CheckOptions, on: &mut dyn FnMut(Event)) -> Result<CheckSummary, Failure> {
+        let backend = self.located().backend.clone();
+        let summary = match self {
+            Entry::Unlocked(unlocked) => {
+                let options = CheckOptions { lowers: unlocked.lowers()?, ..options.clone() };
+                check(backend, &unlocked.key, &options, &self.env(), on)
+            }
             Entry::Pinned(_) => check_public(backend, options, &self.env(), on),
-        }
+        };
+        summary.map_err(|error| self.failed(&error))
     }
 
     /// How it is to be opened.

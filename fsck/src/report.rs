@@ -102,6 +102,12 @@ impl Failure {
         self
     }
 
+    /// Adds which volume lies over the image that this is about.
+    pub fn below(mut self, volume: &Path) -> Failure {
+        self.reason.push_str(&format!(" (the volume {} lies over it)", volume.display()));
+        self
+    }
+
     /// What the library said about the volume at `path`.
     pub fn volume(path: &Path, error: &Error) -> Failure {
         let failure = Failure::new(path.display(), error);
@@ -117,6 +123,17 @@ impl Failure {
         let text = error.to_string();
         let reason = text.split(" (os error").next().unwrap_or(&text);
         Failure::new(path.display(), reason)
+    }
+
+    /// The same for programs: an object whose only field is `error`.
+    pub fn json(&self) -> serde_json::Value {
+        let kind = match self.kind {
+            FailureKind::Usage => "usage",
+            FailureKind::Operational => "operational",
+        };
+        serde_json::json!({
+            "error": {"thing": self.thing, "reason": self.reason, "way_out": self.way_out, "kind": kind},
+        })
     }
 
     /// Whose fault it is.
@@ -317,6 +334,9 @@ fn volume_way_out(error: &Error) -> Option<&'static str> {
         Error::Incompatible(Incompatible::NotPacked) => Some("leave --root-digest away"),
         Error::Incompatible(Incompatible::NoKeyAdmits) => Some(PIN_NEEDED),
         Error::Incompatible(Incompatible::KeyNeeded) => Some("give its key too"),
+        Error::Incompatible(Incompatible::Lowers { .. }) => {
+            Some("give --lower IMAGE[,KEY] for each, the topmost first; debug.sefs IMAGE super shows them")
+        }
         Error::Incompatible(Incompatible::VolumeId) => Some("check the path and --volume-id"),
         Error::Incompatible(Incompatible::Suite(_) | Incompatible::ImageType(_)) => Some("use a newer release"),
         Error::Backend(_) => Some("check the disk below the image"),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use sefs::format::{FORMAT_VERSION, FileKind, Header, ImageType, KeySlot};
 use sefs::types::{BLOCK_SIZE_U64, Timestamp};
-use sefs::vfs::{Attr, VolumeInfo};
+use sefs::vfs::{Attr, LowerRecord, VolumeInfo};
 use serde_json::{Map, Value, json};
 
 use crate::listing::{device_numbers, kind_text, mode_text, time_text};
@@ -108,6 +108,11 @@ pub(crate) fn info_text(text: &mut String, info: &VolumeInfo) {
         info.notices.iter().for_each(|notice| line(text, "notice", notice));
         return;
     }
+    for (place, lower) in (1..).zip(&info.lowers) {
+        line(text, &format!("over image {place}"), VolumeId(lower.volume_id));
+        line(text, "  its root digest", hex(&lower.root_digest));
+        line(text, "  noted at", escaped(&lower.note));
+    }
     line(text, "checkpoint", info.generation);
     line(text, "epochs", format!("{} of {}", info.epochs, info.max_epochs));
     if let Some(left) = &info.rotating {
@@ -149,6 +154,7 @@ pub(crate) fn info_json(info: &VolumeInfo) -> Value {
     json!({
         "root_digest": info.root_digest.map(|digest| hex(&digest)),
         "manifest_root": info.manifest_root.map(|root| hex(&root)),
+        "lowers": info.lowers.iter().map(lower_json).collect::<Vec<_>>(),
         "checkpoint": info.generation.0,
         "epochs": info.epochs,
         "max_epochs": info.max_epochs,
@@ -159,6 +165,14 @@ pub(crate) fn info_json(info: &VolumeInfo) -> Value {
         "dropped_groups": info.dropped_groups,
         "notices": info.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+fn lower_json(lower: &LowerRecord) -> Value {
+    let mut fields = Map::new();
+    fields.insert("volume_id".into(), VolumeId(lower.volume_id).to_string().into());
+    fields.insert("root_digest".into(), hex(&lower.root_digest).into());
+    put_name(&mut fields, "note", &lower.note);
+    fields.into()
 }
 
 fn image_kind(image: ImageType) -> &'static str {

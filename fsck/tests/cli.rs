@@ -8,10 +8,14 @@ mod bench;
 mod commit;
 #[path = "cli/debug.rs"]
 mod debug;
+#[path = "cli/diff.rs"]
+mod diff;
 #[path = "cli/from.rs"]
 mod from;
 #[path = "cli/fsck.rs"]
 mod fsck;
+#[path = "cli/layers.rs"]
+mod layers;
 #[path = "cli/manifest.rs"]
 mod manifest;
 #[path = "cli/mkfs.rs"]

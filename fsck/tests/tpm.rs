@@ -298,6 +298,18 @@ fn an_anchor_in_a_tpm_refuses_yesterdays_volume() {
         assert!(made.contains(part), "'{part}' is missing: {made}");
     }
     ok(bench.debug(&format!("image --key-file key --anchor {next} ls /")));
+
+    // The anchor of now is not removed; that of before is, as far as it is still there.
+    let remove = |place: &str, more: &str| bench.sealing(&format!("anchor remove {place} {more}"));
+    refused(remove(&next, ""), &["--image"]);
+    refused(remove(&next, "--image image --key-file key"), &["image: it is bound to tpm:0x1500030"]);
+    let third = anchor.replace("1500016", "1500040");
+    ok(bench.sealing(&format!("anchor make image --key-file key --anchor {next} --new-anchor {third}")));
+    ok(remove(&next, "--image image --key-file key"));
+    let left = bench.tpm.tool("tpm2_getcap", &["handles-nv-index"]);
+    assert!(!left.contains("1500030") && !left.contains("1500031") && left.contains("1500040"), "{left}");
+    ok(bench.debug(&format!("image --key-file key --anchor {third} ls /")));
+    let next = third;
     refused(bench.debug(&format!("yesterday --key-file key --anchor {next} ls /")), &["anchor"]);
 }
 
@@ -318,4 +330,23 @@ fn a_counter_in_a_tpm_is_an_anchor_too() {
     refused(bench.debug(&format!("yesterday --key-file key --anchor {anchor} ls /")), &["roll"]);
     // The counter under a content-bound name, and the other way round, is another anchor.
     refused(bench.debug(&format!("image --key-file key --anchor {} ls /", anchor.replace("counter:", ""))), &["exist"]);
+}
+
+/// The libraries below have a lot to say about a TPM that does not answer; the tool says it in one line.
+#[test]
+fn nothing_is_said_but_by_the_tool() {
+    let bench = Bench::new();
+    ok(bench.mkfs("image --size 16M --key-file key"));
+    let run = |log: Option<&str>, line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_debug-sefs"));
+        command.args(line.split_whitespace()).current_dir(bench.folder.path()).env_remove("TSS2_LOG");
+        let output = command.envs(log.map(|log| ("TSS2_LOG", log))).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let line = "image --key-file key --anchor tpm:0x1500016@swtpm:127.0.0.1:1 ls /";
+    let said = run(None, line);
+    assert!(said.starts_with("debug.sefs: ") && said.matches('\n').count() == 1, "{said}");
+    // Who wants to know gets it.
+    assert!(run(Some("all+ERROR"), line).matches('\n').count() > 1, "the libraries speak where they are asked to");
 }

@@ -62,6 +62,7 @@ const OPTIONS_HELP: &str = "Mount options:
   key-file=FILE, passphrase-file=FILE, share-file=FILE, platform=NAME:config=FILE, allow-development,
   volume-id=UUID, root-digest=HEX, anchor=KIND:PLACE, abandon-anchor, io=HOW, crypto=WHOSE
                     as the options of the same names
+  lower=IMAGE[,KEY] as --lower, once for each image; write a comma in it as \\, (lower=/base.sefs\\,key-file=/k)
 Exit status: 0 mounted, 1 wrong usage, 2 system error, 4 internal error, 8 interrupted, 32 mount failed.";
 
 /// A command line that makes sense.

@@ -12,8 +12,8 @@ use crate::arguments::Request;
 /// An open volume, its image locked.
 pub(crate) struct Opened {
     pub(crate) volume: Volume,
-    /// Held for as long as the volume is open.
-    pub(crate) image: Image,
+    /// The image, and those that it lies over: held for as long as the volume is open.
+    pub(crate) images: Vec<Image>,
     /// The image's canonical path: what the mount table shows.
     pub(crate) source: PathBuf,
     pub(crate) info: VolumeInfo,
@@ -44,7 +44,7 @@ pub(crate) fn open(request: &Request) -> Result<Opened, Failure> {
         info,
         key_label: entry.label(),
         crypto: entry.crypto(),
-        image: entry.into_image(),
+        images: entry.into_images(),
     })
 }
 

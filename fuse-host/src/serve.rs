@@ -57,7 +57,7 @@ pub(crate) struct Running {
     session_ended: bool,
     helpers: Vec<JoinHandle<()>>,
     /// Unlocks when everything else is done.
-    _image: Image,
+    _images: Vec<Image>,
 }
 
 /// Why it does not run.
@@ -82,7 +82,7 @@ pub(crate) fn start(request: &Request, opened: Opened) -> Result<Running, NotRun
     let started = serve_on(connection, signals, (&served, &committer), &mount, opened.info.size_bytes);
     match started {
         Ok((events, helpers)) => {
-            Ok(Running { served, committer, mount, events, session_ended: false, helpers, _image: opened.image })
+            Ok(Running { served, committer, mount, events, session_ended: false, helpers, _images: opened.images })
         }
         Err(error) => {
             let _ = mount.detach();

@@ -262,6 +262,30 @@ fn read_only_means_that_nothing_changes() {
     assert!(fs::read(&stage.image).unwrap() == before, "the image changed");
 }
 
+/// A server that was killed leaves a log. Who only looks replays it in memory.
+#[test]
+fn read_only_replays_a_log_and_changes_nothing() {
+    on_stage!(stage);
+    let mount = stage.mount(&[]);
+    let mut file = File::create(mount.path("f")).unwrap();
+    for turn in 0..8 {
+        file.write_all(&[turn; 50_000]).unwrap();
+        file.sync_all().unwrap();
+    }
+    drop(file);
+    mount.kill();
+    let before = fs::read(&stage.image).unwrap();
+    assert!(stage.replayed_groups() > 0, "there is something to replay");
+    for _ in 0..2 {
+        let mount = stage.mount(&["-o", "ro"]);
+        let content: Vec<u8> = (0..8).flat_map(|turn| [turn; 50_000]).collect();
+        assert!(fs::read(mount.path("f")).unwrap() == content);
+        assert_eq!(fs::remove_file(mount.path("f")).unwrap_err().raw_os_error(), Some(nix::libc::EROFS));
+        mount.umount();
+        assert!(fs::read(&stage.image).unwrap() == before, "a byte of the image changed");
+    }
+}
+
 #[test]
 fn an_unlinked_file_lives_while_it_is_open() {
     on_stage!(stage);

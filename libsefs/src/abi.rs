@@ -17,10 +17,10 @@ use crate::values::{
     SEFS_ABI_VERSION, SEFS_OPEN_ABANDON_ANCHOR, SEFS_OPEN_READ_ONLY, SefsError, SefsFormatOptions, SefsKey,
     SefsOpenOptions,
 };
-use crate::volume::{self, Given, SefsVolume};
+use crate::volume::{self, Given, Opening, SefsVolume};
 
 /// What Argon2id may take while a passphrase is tried, unless the program says less.
-const PASSPHRASE_BYTES: u64 = 1 << 30;
+pub(crate) const PASSPHRASE_BYTES: u64 = 1 << 30;
 
 /// The version of the interface that this library has; at least that of the header that a program was compiled with.
 #[unsafe(no_mangle)]
@@ -111,31 +111,12 @@ pub unsafe extern "C" fn sefs_format(
     status(|| {
         let (backend, options) = (lent(backend)?, sized(options)?);
         let env = env_of(options.environment);
-        let volume_id = match array(options.volume_id) {
-            Some(id) => id,
-            None => random_id(&env)?,
-        };
-        let format = FormatOptions {
-            size_bytes: options.size_bytes,
-            volume_id,
-            label: label_of(options.label)?,
-            slots: Vec::new(),
-            anchor: match perhaps(options.anchor) {
-                None => None,
-                Some(anchor) => Some((anchor.0.clone(), policy_of(options.anchor_policy)?)),
-            },
-            root: Owner {
-                mode: if options.root_mode == 0 { 0o755 } else { options.root_mode },
-                uid: options.root_uid,
-                gid: options.root_gid,
-            },
-        };
-        volume::format(&backend.0, key_of(key)?, format, &env)
+        volume::format(&backend.0, key_of(key)?, format_of(&options, &env)?, &[], &env)
     })
 }
 
 /// Opens a volume: authenticates it, replays its log, checks its anchor. Null on failure, and then nothing was written.
-/// `options` may be null. Without a key it opens a public packed image, which `options` has to pin.
+/// `options` may be null. One that lies over images (`sefs_count_lowers`) is then given these with `sefs_attach_lower`. Without a key it opens a public packed image, which `options` has to pin.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sefs_open(
     backend: *const SefsBackend,
@@ -145,13 +126,8 @@ pub unsafe extern "C" fn sefs_open(
     handle(|| {
         let backend = lent(backend)?;
         if options.is_null() {
-            return volume::open(
-                &backend.0,
-                perhaps_key(key)?,
-                PASSPHRASE_BYTES,
-                &OpenOptions::default(),
-                &Env::host(),
-            );
+            let opening = Opening { passphrase_bytes: PASSPHRASE_BYTES, env: Env::host() };
+            return volume::open(&backend.0, perhaps_key(key)?, &OpenOptions::default(), opening);
         }
         let options = sized(options)?;
         if options.flags > (SEFS_OPEN_READ_ONLY | SEFS_OPEN_ABANDON_ANCHOR) {
@@ -172,7 +148,8 @@ pub unsafe extern "C" fn sefs_open(
             ..default
         };
         let passphrase_bytes = if options.passphrase_bytes == 0 { PASSPHRASE_BYTES } else { options.passphrase_bytes };
-        volume::open(&backend.0, perhaps_key(key)?, passphrase_bytes, &open, &env_of(options.environment))
+        let opening = Opening { passphrase_bytes, env: env_of(options.environment) };
+        volume::open(&backend.0, perhaps_key(key)?, &open, opening)
     })
 }
 
@@ -202,6 +179,29 @@ pub unsafe extern "C" fn sefs_volume_id(volume: *const SefsVolume, out: *mut u8)
     })
 }
 
+/// The options of a new volume.
+pub(crate) unsafe fn format_of(options: &SefsFormatOptions, env: &Env) -> Outcome<FormatOptions> {
+    let volume_id = match array(options.volume_id) {
+        Some(id) => id,
+        None => random_id(env)?,
+    };
+    Ok(FormatOptions {
+        size_bytes: options.size_bytes,
+        volume_id,
+        label: label_of(options.label)?,
+        slots: Vec::new(),
+        anchor: match perhaps(options.anchor) {
+            None => None,
+            Some(anchor) => Some((anchor.0.clone(), policy_of(options.anchor_policy)?)),
+        },
+        root: Owner {
+            mode: if options.root_mode == 0 { 0o755 } else { options.root_mode },
+            uid: options.root_uid,
+            gid: options.root_gid,
+        },
+    })
+}
+
 unsafe fn path_of<'a>(path: *const c_char) -> Outcome<&'a Path> {
     lent(path)?;
     Ok(Path::new(OsStr::from_bytes(CStr::from_ptr(path).to_bytes())))
@@ -214,16 +214,16 @@ unsafe fn label_of(label: *const c_char) -> Outcome<String> {
     }
 }
 
-unsafe fn key_of(key: *const SefsKey) -> Outcome<Given> {
+pub(crate) unsafe fn key_of(key: *const SefsKey) -> Outcome<Given> {
     let key = lent(key)?;
     Given::of(key.kind, slice(key.bytes, key.len)?)
 }
 
-unsafe fn perhaps_key(key: *const SefsKey) -> Outcome<Option<Given>> {
+pub(crate) unsafe fn perhaps_key(key: *const SefsKey) -> Outcome<Option<Given>> {
     if key.is_null() { Ok(None) } else { key_of(key).map(Some) }
 }
 
-unsafe fn env_of(environment: *const SefsEnvironment) -> Env {
+pub(crate) unsafe fn env_of(environment: *const SefsEnvironment) -> Env {
     perhaps(environment).map_or_else(Env::host, |environment| environment.0.clone())
 }
 

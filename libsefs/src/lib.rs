@@ -1,7 +1,7 @@
 //! SEFS for C: `sefs.h` is made of this crate, and `link.sh` makes `libsefs.so.0` and `libsefs.a`.
 //!
 //! ```text
-//! abi, abi_files (the exported functions) ─► volume, host (callbacks) ─► values ─► error ─► raw
+//! abi, abi_files, abi_layers (the exported functions) ─► volume, host (callbacks) ─► values ─► error ─► raw
 //! ```
 //!
 //! *What callers owe*, beyond what `sefs.h` says of each function. A pointer is null where that is allowed, or points to as
@@ -18,6 +18,7 @@
 
 pub mod abi;
 pub mod abi_files;
+pub mod abi_layers;
 mod error;
 pub mod host;
 mod raw;

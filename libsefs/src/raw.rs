@@ -12,6 +12,12 @@ pub(crate) unsafe fn lent<'a, T>(pointer: *const T) -> Outcome<&'a T> {
     unsafe { pointer.as_ref() }.ok_or(Failure::NULL)
 }
 
+/// One value that must be there and that nobody else uses during the call.
+pub(crate) unsafe fn lent_mut<'a, T>(pointer: *mut T) -> Outcome<&'a mut T> {
+    // SAFETY: not null, hence a value that stays for the call, and the caller's alone.
+    unsafe { pointer.as_mut() }.ok_or(Failure::NULL)
+}
+
 /// One value that may be missing.
 pub(crate) unsafe fn perhaps<'a, T>(pointer: *const T) -> Option<&'a T> {
     // SAFETY: null, or a value that stays for the call.

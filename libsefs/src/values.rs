@@ -8,10 +8,10 @@ use sefs::types::Timestamp;
 use sefs::vfs::{Attr, Caller, FsStat, SetAttr, SetTime};
 
 use crate::error::{Failure, Outcome};
-use crate::host::{SefsAnchor, SefsEnvironment};
+use crate::host::{SefsAnchor, SefsBackend, SefsEnvironment};
 
 /// The version of this interface; it grows with each function or field that comes to it.
-pub const SEFS_ABI_VERSION: u32 = 1;
+pub const SEFS_ABI_VERSION: u32 = 2;
 /// The inode number of the root directory.
 pub const SEFS_ROOT: u64 = 1;
 /// Bytes of the longest name.
@@ -200,6 +200,36 @@ pub struct SefsFormatOptions {
     pub anchor: *const SefsAnchor,
     /// Where random bytes and the time come from; null for the operating system.
     pub environment: *const SefsEnvironment,
+}
+
+/// An image that a new volume is to lie over. All zero but `size` and `backend` is the default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SefsNewLower {
+    /// `sizeof(sefs_new_lower)`.
+    pub size: usize,
+    /// Where the packed image lies.
+    pub backend: *const SefsBackend,
+    /// What opens an encrypted image; null for a public one.
+    pub key: *const SefsKey,
+    /// 32 bytes: the root digest that it must have; a public image cannot do without.
+    pub root_digest: *const u8,
+    /// Whatever helps to find the image again, no secret; it is stored with the volume. Or null.
+    pub note: *const u8,
+    /// Bytes of the note, at most 4,096.
+    pub note_len: usize,
+}
+
+/// An image that a volume lies over.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SefsLowerInfo {
+    /// The image's id.
+    pub volume_id: [u8; 16],
+    /// The image's root digest, which binds the volume to it.
+    pub root_digest: [u8; 32],
+    /// Bytes of the note on it.
+    pub note_len: u64,
 }
 
 /// Who asks. Null stands for the superuser, for whom nothing is checked.

@@ -8,13 +8,21 @@ use sefs::env::Env;
 use sefs::error::Error;
 use sefs::format::KeySlot;
 use sefs::keys::VolumeKey;
-use sefs::vfs::{FormatOptions, OpenOptions, Volume};
+use sefs::vfs::{FormatOptions, Lower, NewLower, OpenOptions, Volume};
 
 use crate::error::{Failure, Outcome};
 use crate::values::SefsKeyKind;
 
-/// An open volume.
-pub struct SefsVolume(pub(crate) Volume);
+/// An open volume, and what its images are opened with.
+pub struct SefsVolume(pub(crate) Volume, pub(crate) Opening);
+
+/// What a volume was opened with and its images are too.
+#[derive(Clone)]
+pub(crate) struct Opening {
+    /// The most that Argon2id may take while a passphrase is tried.
+    pub(crate) passphrase_bytes: u64,
+    pub(crate) env: Env,
+}
 
 /// What C gave to open a volume with.
 pub(crate) enum Given {
@@ -70,20 +78,35 @@ impl Given {
     }
 }
 
-pub(crate) fn format(backend: &Arc<dyn Backend>, key: Given, mut options: FormatOptions, env: &Env) -> Outcome<()> {
+pub(crate) fn format(
+    backend: &Arc<dyn Backend>,
+    key: Given,
+    mut options: FormatOptions,
+    lowers: &[NewLower],
+    env: &Env,
+) -> Outcome<()> {
     let (key, slots) = key.fresh(&options.volume_id, env)?;
     options.slots = slots;
-    Ok(Volume::format(backend.clone(), &key, &options, env)?)
+    match lowers {
+        [] => Ok(Volume::format(backend.clone(), &key, &options, env)?),
+        lowers => Ok(Volume::format_over(backend.clone(), &key, &options, lowers, env)?),
+    }
+}
+
+/// An image to be put below a volume.
+pub(crate) fn lower(backend: &Arc<dyn Backend>, key: Option<Given>, passphrase_bytes: u64) -> Outcome<Lower> {
+    let key = key.map(|key| key.unwrapped(&**backend, passphrase_bytes)).transpose()?;
+    Ok(Lower { backend: backend.clone(), key: key.map(Arc::new) })
 }
 
 pub(crate) fn open(
     backend: &Arc<dyn Backend>,
     key: Option<Given>,
-    passphrase_bytes: u64,
     options: &OpenOptions,
-    env: &Env,
+    opening: Opening,
 ) -> Outcome<SefsVolume> {
-    let Some(key) = key else { return Ok(SefsVolume(Volume::open_public(backend.clone(), options, env)?)) };
-    let key = key.unwrapped(&**backend, passphrase_bytes)?;
-    Ok(SefsVolume(Volume::open(backend.clone(), &key, options, env)?))
+    let env = &opening.env;
+    let Some(key) = key else { return Ok(SefsVolume(Volume::open_public(backend.clone(), options, env)?, opening)) };
+    let key = key.unwrapped(&**backend, opening.passphrase_bytes)?;
+    Ok(SefsVolume(Volume::open(backend.clone(), &key, options, env)?, opening))
 }

@@ -341,6 +341,53 @@ static void image(const char *path, const char *digest_path) {
     sefs_backend_free(backend);
 }
 
+/* A volume over the measured image: what the image has is there, what is changed stays, and another image is refused. */
+static void layers(const char *path, const char *digest_path) {
+    uint8_t digest[32];
+    FILE *file = fopen(digest_path, "rb");
+    CHECK(file && fread(digest, 1, 32, file) == 32 && fclose(file) == 0);
+    sefs_backend *base = sefs_backend_file(path, 0), *top = sefs_backend_memory(IMAGE_BYTES);
+    sefs_format_options format = {.size = sizeof format, .size_bytes = IMAGE_BYTES};
+    sefs_new_lower lower = {.size = sizeof lower, .backend = base, .note = (const uint8_t *)"/base", .note_len = 5};
+    const sefs_new_lower *lowers[] = {&lower, &lower};
+    CHECK(sefs_format_over(top, &key, &format, lowers, 1) == -EINVAL);
+    expect(EINVAL, SEFS_ERROR_KIND_INCOMPATIBLE);
+    lower.root_digest = digest;
+    CHECK(sefs_format_over(top, &key, &format, lowers, 0) == -EINVAL);
+    CHECK(sefs_format_over(top, &key, &format, lowers, 1) == 0);
+
+    sefs_volume *volume = sefs_open(top, &key, NULL);
+    sefs_lower_info info;
+    uint8_t note[3];
+    CHECK(volume && sefs_count_lowers(volume) == 1);
+    CHECK(sefs_get_lower(volume, 0, &info) == 0 && !memcmp(info.root_digest, digest, 32) && info.note_len == 5);
+    CHECK(sefs_get_lower_note(volume, 0, note, sizeof note) == 5 && !memcmp(note, "/ba", 3));
+    CHECK(sefs_get_lower(volume, 1, &info) == -EINVAL && sefs_get_lower_note(volume, 1, NULL, 0) == -EINVAL);
+    sefs_attr attr;
+    CHECK(sefs_lookup(volume, NULL, SEFS_ROOT, NAME("motd"), &attr) == -EINVAL);
+    expect(EINVAL, SEFS_ERROR_KIND_INCOMPATIBLE);
+    CHECK(sefs_attach_lower(volume, base, &key) < 0 && sefs_attach_lower(volume, top, &key) < 0);
+    CHECK(sefs_attach_lower(NULL, base, NULL) == -EINVAL && sefs_attach_lower(volume, NULL, NULL) == -EINVAL);
+    CHECK(sefs_attach_lower(volume, base, NULL) == 0);
+    CHECK(sefs_attach_lower(volume, base, NULL) == -EINVAL);
+
+    char text[16] = {0};
+    CHECK(sefs_lookup(volume, NULL, SEFS_ROOT, NAME("motd"), &attr) == 0);
+    CHECK(sefs_read(volume, attr.ino, 0, (uint8_t *)text, sizeof text) == 8 && !strcmp(text, "welcome\n"));
+    CHECK(sefs_write(volume, NULL, attr.ino, 0, NAME("W"), 0) == 1);
+    CHECK(sefs_make(volume, NULL, SEFS_ROOT, NAME("more"), S_IFREG | 0600, 0, NULL) == 0);
+    CHECK(sefs_close(volume) == 0);
+    CHECK((volume = sefs_open(top, &key, NULL)) && sefs_attach_lower(volume, base, NULL) == 0);
+    CHECK(sefs_lookup(volume, NULL, SEFS_ROOT, NAME("motd"), &attr) == 0);
+    CHECK(sefs_read(volume, attr.ino, 0, (uint8_t *)text, sizeof text) == 8 && !strcmp(text, "Welcome\n"));
+    CHECK(sefs_unlink(volume, NULL, SEFS_ROOT, NAME("motd")) == 0);
+    struct seen seen = {0};
+    CHECK(sefs_read_dir(volume, SEFS_ROOT, 0, see, &seen) == 3 && strstr(seen.names, "more/"));
+    CHECK(sefs_close(volume) == 0);
+    sefs_backend_free(base);
+    sefs_backend_free(top);
+}
+
 static void mistakes(void) {
     sefs_error error;
     CHECK(sefs_abi_version() >= SEFS_ABI_VERSION);
@@ -379,6 +426,7 @@ static void mistakes(void) {
 int main(int count, char **arguments) {
     if (count != 4) return 2;
     image(arguments[2], arguments[3]);
+    layers(arguments[2], arguments[3]);
     own_host();
     files_of_the_system(arguments[1]);
     mistakes();

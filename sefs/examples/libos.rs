@@ -1,7 +1,7 @@
-//! A library OS in small: a measured image at `/`, a volume of its own at `/data`, both on memory that the host could change.
+//! A library OS in small: a measured image at `/` and a volume of its own over it, both on memory that the host could change.
 //!
 //! `cargo run -p sefs --example libos`. A real one gets the image and its root digest from whoever built it, brings the volume key
-//! out of a key slot, has the volume anchored, and calls `work` from a thread.
+//! out of a key slot, and calls `work` from a thread.
 
 use std::sync::Arc;
 
@@ -11,36 +11,36 @@ use sefs::error::{Error, Posix, Result};
 use sefs::keys::VolumeKey;
 use sefs::pack::{NewEntry, Output, PackOptions, Packer};
 use sefs::types::{InodeNo, Timestamp};
-use sefs::vfs::{Caller, Env, FileKind, FormatOptions, NewInode, OpenOptions, Owner, Volume, WriteMode};
+use sefs::vfs::{
+    Caller, Env, FileKind, FormatOptions, Lower, NewInode, NewLower, OpenOptions, Owner, Volume, WriteMode,
+};
 
-/// What is mounted where; the longest place that fits a path has it.
-struct LibOs(Vec<(&'static str, Volume)>);
+struct LibOs(Volume);
 
 impl LibOs {
-    /// The volume and the inode that an absolute path names.
-    fn walk(&self, path: &str) -> Result<(&Volume, InodeNo)> {
-        let fits = |place: &&(&'static str, Volume)| path.starts_with(place.0);
-        let (place, volume) = self.0.iter().filter(fits).max_by_key(|(place, _)| place.len()).ok_or(Posix::NotFound)?;
-        let names = path[place.len()..].split('/').filter(|name| !name.is_empty());
-        let step = |dir, name: &str| Ok::<_, Error>(volume.lookup(&Caller::root(), dir, name.as_bytes())?.ino);
-        Ok((volume, names.into_iter().try_fold(InodeNo::ROOT, step)?))
+    /// The inode that an absolute path names.
+    fn walk(&self, path: &str) -> Result<InodeNo> {
+        let mut names = path.split('/').filter(|name| !name.is_empty());
+        names.try_fold(InodeNo::ROOT, |dir, name| Ok(self.0.lookup(&Caller::root(), dir, name.as_bytes())?.ino))
     }
 
     fn read(&self, path: &str) -> Result<Vec<u8>> {
-        let (volume, ino) = self.walk(path)?;
-        let mut content = vec![0; usize::try_from(volume.attr(ino)?.size).unwrap_or(usize::MAX)];
-        let len = volume.read(ino, 0, &mut content)?;
-        content.truncate(len);
+        let ino = self.walk(path)?;
+        let mut content = vec![0; self.0.attr(ino)?.size as usize];
+        self.0.read(ino, 0, &mut content)?;
         Ok(content)
     }
 
-    fn write(&self, path: &str, content: &[u8]) -> Result<()> {
+    fn write(&self, path: &str, at: u64, content: &[u8]) -> Result<()> {
         let (dir, name) = path.rsplit_once('/').ok_or(Posix::InvalidArgument)?;
-        let ((volume, dir), root) = (self.walk(&format!("{dir}/"))?, Caller::root());
+        let root = Caller::root();
         let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
-        let file = volume.make(&root, dir, name.as_bytes(), &new)?;
-        volume.write(&root, file.ino, 0, content, WriteMode::Direct)?;
-        volume.sync()
+        let ino = match self.walk(path) {
+            Err(Error::Posix(Posix::NotFound)) => self.0.make(&root, self.walk(dir)?, name.as_bytes(), &new)?.ino,
+            found => found?,
+        };
+        self.0.write(&root, ino, at, content, WriteMode::Direct)?;
+        self.0.sync()
     }
 }
 
@@ -58,19 +58,15 @@ fn build_image(env: &Env) -> Result<(Arc<dyn Backend>, [u8; 32])> {
     let motd = packer.make(root, b"motd", &entry(FileKind::Regular, 0o644))?;
     packer.write(motd, 0, b"welcome\n")?;
     packer.end_file(motd, 8)?;
-    let built = packer.finish([0; 32])?;
-    Ok((backend, built.root_digest.expect("it was written")))
+    Ok((backend, packer.finish([0; 32])?.root_digest.expect("it was written")))
 }
 
 fn main() -> Result<()> {
     let env = Env::host();
-    let (image, root_digest) = build_image(&env)?;
-    // 4 MiB of caches for each: enclaves are small.
-    let small = OpenOptions { memory_bytes: 4 << 20, ..OpenOptions::default() };
-    let pinned = OpenOptions { root_digest: Some(root_digest), ..small.clone() };
-
-    let (disk, key) = (Arc::new(MemoryBackend::new(16 << 20)), VolumeKey::generate(&*env.rng)?);
-    let anchor = Arc::new(MemoryAnchor::new([1; 32]));
+    let (base, root_digest) = build_image(&env)?;
+    let (image, digest) = (Lower { backend: base, key: None }, Some(root_digest));
+    let (disk, anchor) = (Arc::new(MemoryBackend::new(16 << 20)), Arc::new(MemoryAnchor::new([1; 32])));
+    let key = VolumeKey::generate(&*env.rng)?;
     let format = FormatOptions {
         size_bytes: 16 << 20,
         volume_id: *b"a UUID as bytes.",
@@ -79,15 +75,21 @@ fn main() -> Result<()> {
         anchor: Some((anchor.clone(), AnchorPolicy::Strict)),
         root: Owner { mode: 0o755, uid: 0, gid: 0 },
     };
-    Volume::format(disk.clone(), &key, &format, &env)?;
-    let anchored = OpenOptions { anchor: Some(anchor), ..small };
-    let data = Volume::open(disk, &key, &anchored, &env)?;
-    let os = LibOs(vec![("/", Volume::open_public(image, &pinned, &env)?), ("/data", data)]);
-
-    os.write("/data/greeting", &os.read("/motd")?)?;
-    print!("{}", String::from_utf8_lossy(&os.read("/data/greeting")?));
-    assert!(matches!(os.write("/new", b""), Err(Error::Posix(Posix::ReadOnly))), "the image stays as it was measured");
-    os.0.into_iter().try_for_each(|(_, volume)| volume.close())
+    let below = NewLower { image: image.clone(), root_digest: digest, note: Vec::new() };
+    Volume::format_over(disk.clone(), &key, &format, &[below], &env)?;
+    // 4 MiB of caches: enclaves are small.
+    let options = OpenOptions { memory_bytes: 4 << 20, anchor: Some(anchor), ..OpenOptions::default() };
+    for words in ["welcome\n", "WELCOME\n"] {
+        let mut volume = Volume::open(disk.clone(), &key, &options, &env)?;
+        volume.attach_lower(&image, &env)?;
+        let os = LibOs(volume);
+        assert_eq!(os.read("/motd")?, words.as_bytes(), "the image's, then what was written over it");
+        os.write("/motd", 0, b"WELCOME")?;
+        os.write("/greeting", 0, &os.read("/motd")?)?;
+        print!("{}", String::from_utf8_lossy(&os.read("/greeting")?));
+        os.0.close()?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -43,6 +43,11 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         }
     }
 
+    /// What the values may take together.
+    pub(crate) fn budget_bytes(&self) -> usize {
+        self.shard_budget * self.shards.len()
+    }
+
     /// The value of `key`, which becomes the most recently used.
     pub(crate) fn get(&self, key: &K) -> Option<Arc<V>> {
         self.shard(key).lock().entries.get(key).map(|(value, _)| value.clone())

@@ -47,11 +47,11 @@ use crate::anchor::Anchor;
 use crate::backend::Backend;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::format::{FILES_TREE, Key, MAX_EPOCHS, SYSTEM_TREE};
+use crate::format::{FILES_TREE, Key, Kind, MAX_EPOCHS, MAX_LOWERS, SYSTEM_TREE};
 use crate::keys::VolumeKey;
-use crate::store::{GivenUp, Store, StoreOptions, claims_to_be_packed};
+use crate::store::{GivenUp, Lower, Store, StoreOptions, claims_to_be_packed};
 use crate::suite::Suite;
-use crate::types::Generation;
+use crate::types::{Generation, InodeNo};
 
 /// How to check.
 #[derive(Clone)]
@@ -66,6 +66,8 @@ pub struct CheckOptions {
     pub volume_id: Option<[u8; 16]>,
     /// The packed image that must be found.
     pub root_digest: Option<[u8; 32]>,
+    /// The images that the volume lies over, all of them, the topmost first.
+    pub lowers: Vec<Lower>,
     /// The budget of the mount that is tried, at least 4 MiB.
     pub memory_bytes: usize,
 }
@@ -78,6 +80,7 @@ impl Default for CheckOptions {
             abandon_anchor: false,
             volume_id: None,
             root_digest: None,
+            lowers: Vec::new(),
             memory_bytes: 16 << 20,
         }
     }
@@ -166,7 +169,8 @@ pub fn check(
     if let Some(error) = opened {
         report.found(Finding::Unmountable { error });
     }
-    survey(backend, key, env, options.scrub, &Amend::default(), &mut report)?;
+    let scope = SurveyScope { scrub: options.scrub, lowers: &options.lowers };
+    survey(backend, key, env, scope, &Amend::default(), &mut report)?;
     Ok(report.summary)
 }
 
@@ -181,6 +185,15 @@ pub fn check_public(
     report.stage(Stage::Opening, 0);
     packed::check(backend, None, options, env, &mut report)?;
     Ok(report.summary)
+}
+
+/// What a survey looks at.
+#[derive(Clone, Copy)]
+pub(crate) struct SurveyScope<'a> {
+    /// Data blocks too.
+    pub(crate) scrub: bool,
+    /// The images that the volume lies over.
+    pub(crate) lowers: &'a [Lower],
 }
 
 /// A volume as a check saw it, assumptions laid over.
@@ -198,20 +211,20 @@ pub(crate) fn survey_amended(
     backend: Arc<dyn Backend>,
     key: &VolumeKey,
     env: &Env,
-    scrub: bool,
+    scope: SurveyScope<'_>,
     amend: &Amend,
     on: &mut dyn FnMut(Event),
 ) -> Result<Option<Surveyed>> {
     let mut report = Report::new(on);
     report.stage(Stage::Opening, 0);
-    survey(backend, key, env, scrub, amend, &mut report)
+    survey(backend, key, env, scope, amend, &mut report)
 }
 
 fn survey(
     backend: Arc<dyn Backend>,
     key: &VolumeKey,
     env: &Env,
-    scrub: bool,
+    SurveyScope { scrub, lowers }: SurveyScope<'_>,
     amend: &Amend,
     report: &mut Report<'_>,
 ) -> Result<Option<Surveyed>> {
@@ -221,6 +234,15 @@ fn survey(
     let mut replay = log::replay(&image, amend.log_end, report)?;
     amend.lay_over(&mut replay);
     report.summary.groups = replay.groups;
+    if image.layered {
+        let (first, end) = (Key::new(0, Kind::Lower, 0), Key::new(0, Kind::Orphan, 0));
+        match records::scan(&image, &replay, first, end, MAX_LOWERS + 1) {
+            Ok((named, _)) => image.put_below(named, lowers, env)?,
+            // The walk tells what is wrong with the tree.
+            Err(Error::Tampered(_) | Error::Corrupt(_) | Error::Backend(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
     let (mut space, mut files) = (Space::new(&image), Files::new(env.suite.clone(), replay.next_id));
     let nodes = image.checkpoint.nodes.saturating_mul(image.node_blocks());
     report.stage(Stage::Trees, if scrub { image.used_blocks() } else { nodes });
@@ -247,6 +269,11 @@ impl Surveyed {
     /// At most `limit` records of one tree, or a few more, and where to go on.
     pub(crate) fn records(&self, from: Key, end: Key, limit: usize) -> Result<Scanned> {
         records::scan(&self.image, &self.replay, from, end, limit)
+    }
+
+    /// Whether the volume itself says something of an inode, be it that there is none.
+    pub(crate) fn has_own_inode(&self, ino: InodeNo) -> Result<bool> {
+        records::is_own(&self.image, &self.replay, Key::new(ino.0, Kind::Inode, 0))
     }
 
     /// Which homes of allocation pages the slots name, as bits, by level and index.

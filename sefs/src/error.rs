@@ -248,6 +248,13 @@ pub enum Incompatible {
     NoKeyAdmits,
     /// No key was given for an image that only a key opens.
     KeyNeeded,
+    /// The volume lies over images, and not all of them were given, or more.
+    Lowers {
+        /// Images that it lies over.
+        needed: usize,
+        /// Images that were given.
+        given: usize,
+    },
 }
 
 /// A failure of the host.
@@ -538,6 +545,9 @@ impl fmt::Display for Incompatible {
                 f.write_str("this image is public: no key authenticates it, only its root digest does")
             }
             Incompatible::KeyNeeded => f.write_str("this image is encrypted: it takes a key"),
+            Incompatible::Lowers { needed, given } => {
+                write!(f, "this volume lies over images: it needs {needed} of them, and {given} were given")
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! An encrypted, integrity-protected filesystem for library OSes in trusted execution environments.
 //!
 //! ```text
-//! repair ─► check    pack ─► vfs (rules of attributes), node, keys, backend
+//! layers ─► repair ─► check    pack ─► vfs (rules of attributes), node, keys, backend
 //! vfs, check ─► store (layers, log, commit, checkpoint, recovery)
 //!                 ├─► merge ─► tree ─► node
 //!                 ├─► cache
@@ -29,6 +29,7 @@ pub mod env;
 pub mod error;
 pub mod format;
 pub mod keys;
+pub mod layers;
 mod merge;
 mod node;
 pub mod pack;

@@ -12,6 +12,7 @@
 //!
 //! *Bounds*: a survey is bounded as a check is; there are at most [`MAX_ROUNDS`]; memory grows with what is put right.
 
+mod fit;
 mod plan;
 mod records;
 #[cfg(test)]
@@ -21,10 +22,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub(crate) use self::fit::{Fitted, fit};
 use self::plan::Plan;
 use crate::allocator::Made;
 use crate::backend::Backend;
-use crate::check::{CheckOptions, Event, Finding, Loss, Remedy, Severity, Stage, Surveyed, survey_amended};
+use crate::check::{
+    CheckOptions, Event, Finding, Loss, Remedy, Severity, Stage, SurveyScope, Surveyed, survey_amended,
+};
 use crate::env::Env;
 use crate::error::Result;
 use crate::format::MAX_EPOCHS;
@@ -148,7 +152,9 @@ pub fn repair(
     if options.anchor.is_some() && accepted.iter().any(|loss| matches!(loss, Loss::Log { .. })) {
         return Ok(Outcome::Refused(Refusal::AnchoredLog));
     }
-    let mut survey = |scrub: bool, plan: &Plan| survey(backend.clone(), key, env, scrub, plan, on);
+    let lowers = &options.lowers[..];
+    let mut survey =
+        |scrub: bool, plan: &Plan| survey(backend.clone(), key, env, SurveyScope { scrub, lowers }, plan, on);
     let mut plan = Plan::new(!accepted.is_empty(), env.clock.now());
     let scrub = options.scrub || accepted.iter().any(|loss| matches!(loss, Loss::Data { .. }));
     let (_, found) = survey(scrub, &plan)?;
@@ -180,12 +186,12 @@ fn survey(
     backend: Arc<dyn Backend>,
     key: &VolumeKey,
     env: &Env,
-    scrub: bool,
+    scope: SurveyScope<'_>,
     plan: &Plan,
     on: &mut dyn FnMut(Stage, u64, u64),
 ) -> Result<(Option<Surveyed>, Vec<Finding>)> {
     let mut found = Vec::new();
-    let surveyed = survey_amended(backend, key, env, scrub, plan.amend(), &mut |event| match event {
+    let surveyed = survey_amended(backend, key, env, scope, plan.amend(), &mut |event| match event {
         Event::Progress { done, total, what } => on(what, done, total),
         Event::Finding(finding) => found.push(finding),
     })?;
@@ -210,6 +216,20 @@ fn write(
     if fixes.is_empty() {
         return Ok(Outcome::Nothing);
     }
+    lay_down(backend, key, options, env, plan, surveyed, found)?;
+    Ok(Outcome::Repaired(fixes))
+}
+
+/// Makes what is planned durable, with one checkpoint.
+fn lay_down(
+    backend: Arc<dyn Backend>,
+    key: &VolumeKey,
+    options: &CheckOptions,
+    env: &Env,
+    plan: Plan,
+    surveyed: Surveyed,
+    found: &[Finding],
+) -> Result<()> {
     let corrections = corrections(plan, surveyed, found);
     let store = StoreOptions {
         read_only: false,
@@ -221,8 +241,9 @@ fn write(
         max_epochs: MAX_EPOCHS,
         corrections: Some(Arc::new(corrections)),
     };
-    Store::open(backend, key, &store, env)?.write_corrections()?;
-    Ok(Outcome::Repaired(fixes))
+    let mut store = Store::open(backend, key, &store, env)?;
+    options.lowers.iter().try_for_each(|lower| store.attach_lower(lower, env))?;
+    store.write_corrections()
 }
 
 fn corrections(plan: Plan, surveyed: Surveyed, found: &[Finding]) -> Corrections {

@@ -4,6 +4,7 @@
 //! campaign ─► attack, explore ─► image, simulator, loss, shrink
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
 //!           ├─► play ──────► world ─► ledger
+//!           ├─► packed ──► world
 //!           └─► vault, faulty, thin, interposed ─► recorder ─► disk; seed, watchdog
 //! ```
 pub mod attack;
@@ -18,6 +19,7 @@ pub mod ledger;
 pub mod loss;
 pub mod model;
 pub mod op;
+pub mod packed;
 pub mod play;
 pub mod recorder;
 pub mod seed;

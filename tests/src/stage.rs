@@ -13,6 +13,7 @@ use sefs::vfs::{
 use crate::disk::Disk;
 use crate::model::{Allocation, Id, Model, New, Outcome, ROOT, Renaming, XattrSetting};
 use crate::op::{Making, NAMES, Op, Place, XATTRS};
+use crate::packed::Packed;
 use crate::recorder::Recorder;
 use crate::seed::Dice;
 use crate::walk::walk;
@@ -156,6 +157,24 @@ impl Stage {
         self.slots = [None; 4];
         self.model.close_all();
         self.compare()
+    }
+
+    /// From here on the volume is a fresh one over an image of what it holds: nothing that can be seen changes.
+    pub fn rebase(&mut self, is_public: bool) -> Result<Recorder> {
+        let volume = alone(self.volume.take().expect("the volume is open"));
+        self.model.close_all();
+        self.slots = [None; 4];
+        let size_bytes = volume.info().size_bytes;
+        let image = Packed::of(&volume, is_public, &self.world.env)?;
+        drop(volume);
+        self.numbers.retain(|_, ino| image.numbers.contains_key(ino));
+        self.numbers.values_mut().for_each(|ino| *ino = image.numbers[ino]);
+        self.given_out = self.numbers.values().copied().collect();
+        let disk = Recorder::new(self.world.format_over(size_bytes, &[image.new_lower()]));
+        self.backend = Arc::new(disk.clone());
+        self.volume = Some(Arc::new(self.world.open(self.backend.clone(), &self.options)?));
+        self.compare()?;
+        Ok(disk)
     }
 
     /// Background work; when idle, so late that everything is due, a checkpoint too.

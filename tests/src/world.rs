@@ -10,7 +10,7 @@ use sefs::error::Result;
 use sefs::keys::VolumeKey;
 use sefs::suite::{Rng, RngFailed};
 use sefs::types::Timestamp;
-use sefs::vfs::{Caller, FormatOptions, OpenOptions, Owner, Volume};
+use sefs::vfs::{Caller, FormatOptions, Lower, NewLower, OpenOptions, Owner, Volume};
 
 use crate::disk::Disk;
 use crate::ledger::Ledger;
@@ -82,6 +82,8 @@ pub struct World {
     pub env: Env,
     /// Its clock.
     pub clock: Arc<StillClock>,
+    /// The images that volumes of this world lie over.
+    pub lowers: Vec<Lower>,
 }
 
 impl World {
@@ -89,25 +91,25 @@ impl World {
     pub fn new(seed: u64) -> World {
         let clock = Arc::new(StillClock::default());
         let env = Env { suite: Env::host().suite, rng: Arc::new(SeededRng::new(seed)), clock: clock.clone() };
-        World { env, clock }
+        World { env, clock, lowers: Vec::new() }
     }
 
     /// The same world with other random bytes: what a clone of a machine gets.
     pub fn reseeded(&self, seed: u64) -> World {
         let env = Env { rng: Arc::new(SeededRng::new(seed)), ..self.env.clone() };
-        World { env, clock: self.clock.clone() }
+        World { env, ..self.clone() }
     }
 
     /// The same world with this generator.
     pub fn with_rng(&self, rng: Arc<SeededRng>) -> World {
         let env = Env { rng, ..self.env.clone() };
-        World { env, clock: self.clock.clone() }
+        World { env, ..self.clone() }
     }
 
     /// The same world with a suite that writes every nonce into `ledger`.
     pub fn recorded_by(&self, ledger: &Ledger) -> World {
         let env = Env { suite: ledger.suite(self.env.suite.clone()), ..self.env.clone() };
-        World { env, clock: self.clock.clone() }
+        World { env, ..self.clone() }
     }
 
     /// Formats a fresh disk.
@@ -124,7 +126,19 @@ impl World {
 
     /// Opens a volume.
     pub fn open(&self, backend: Arc<dyn Backend>, options: &OpenOptions) -> Result<Volume> {
-        Volume::open(backend, &key(), options, &self.env)
+        let mut volume = Volume::open(backend, &key(), options, &self.env)?;
+        self.lowers.iter().try_for_each(|lower| volume.attach_lower(lower, &self.env))?;
+        Ok(volume)
+    }
+
+    /// Formats a fresh disk over images, which are this world's from now on.
+    pub fn format_over(&mut self, size_bytes: u64, lowers: &[NewLower]) -> Disk {
+        let disk = Recorder::plain(Disk::new(size_bytes));
+        let backend = Arc::new(disk.clone());
+        Volume::format_over(backend, &key(), &format_options(size_bytes), lowers, &self.env)
+            .expect("formatting over images");
+        self.lowers = lowers.iter().map(|lower| lower.image.clone()).collect();
+        disk.disk()
     }
 }
 
@@ -135,6 +149,7 @@ impl World {
             scrub: true,
             anchor: options.anchor.clone(),
             memory_bytes: options.memory_bytes,
+            lowers: self.lowers.clone(),
             ..CheckOptions::default()
         };
         let mut wrong = Vec::new();

@@ -35,6 +35,18 @@ impl Campaign {
         Campaign { seed, history, world: stage.world.clone(), options, dice: Dice::new(seed ^ 0xc4a5) }
     }
 
+    /// The same over an image of what other operations made.
+    fn over_an_image(size_bytes: u64, below: &[Op], ops: &[Op], seed: u64) -> Campaign {
+        let options = small_memory();
+        let (mut stage, disk) = Stage::new(size_bytes, &options, seed);
+        let (_, outcome) = History::of(&mut stage, &disk, below);
+        outcome.unwrap_or_else(|error| panic!("seed {seed}: the image's workload failed: {error}"));
+        let disk = stage.rebase(seed.is_multiple_of(2)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let (history, outcome) = History::of(&mut stage, &disk, ops);
+        outcome.unwrap_or_else(|error| panic!("seed {seed}: the workload itself failed: {error}"));
+        Campaign { seed, history, world: stage.world.clone(), options, dice: Dice::new(seed ^ 0xc4a5) }
+    }
+
     /// Every prefix, and `samples` losses at each.
     fn run(&mut self, samples: usize) {
         let (operations, events) = (self.history.spans.len(), self.history.recording.events.len());
@@ -108,6 +120,17 @@ fn random_workloads() {
     for round in 0..scaled(12, 300) as u64 {
         let ops = sequence(PROFILE, 70, seed + round);
         Campaign::new(16 << 20, &ops, seed + round).run(scaled(2, 6));
+    }
+}
+
+/// Over an image, whose blocks and records are partly shadowed: what a crash leaves does not depend on where things stand.
+#[test]
+fn over_images() {
+    let seed = seed("over_images", 41);
+    for round in 0..scaled(5, 150) as u64 {
+        let below = sequence(PROFILE, 60, seed + 2 * round);
+        let ops = sequence(PROFILE, 60, seed + 2 * round + 1);
+        Campaign::over_an_image(16 << 20, &below, &ops, seed + round).run(scaled(1, 4));
     }
 }
 

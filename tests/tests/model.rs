@@ -59,6 +59,21 @@ fn small_volume() {
     check("small_volume", profile, 8 << 20, &small_memory(), 40, 200);
 }
 
+/// A volume over an image of what a volume held, again and again: everything stays as it is, and everything can be changed.
+#[test]
+fn over_images() {
+    let seed = seed("over_images", 3);
+    let profile = Profile { largest: 400_000, huge: false, ..ORDINARY };
+    for round in 0..scaled(8, 400) as u64 {
+        let (mut stage, _) = Stage::new(16 << 20, &small_memory(), seed + round);
+        for life in 0..3 {
+            let ops = sequence(profile, 150, seed + round * 10 + life);
+            run_all(&mut stage, &ops).unwrap_or_else(|failure| panic!("round {round}, life {life}: {failure}"));
+            stage.rebase(life % 2 == 0).unwrap_or_else(|error| panic!("round {round}, life {life}: {error}"));
+        }
+    }
+}
+
 /// Long enough to go round the log's ring several times, with remounts far apart.
 #[test]
 fn long_life_without_remounts() {

@@ -228,7 +228,6 @@ fn header(slots: Vec<KeySlot>) -> Header {
         total_blocks: 16_384,
         key_generation: 1,
         label: String::new(),
-        layers: Vec::new(),
         slots,
     }
 }

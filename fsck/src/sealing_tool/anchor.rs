@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use sefs::anchor::{Anchor, AnchorKind, AnchorPolicy, FileAnchor};
 use sefs::error::{Error, RolledBack};
+use sefs::keys::VolumeKey;
 use sefs::vfs::{AnchorStanding, OpenOptions};
 use serde_json::json;
 
@@ -17,6 +18,8 @@ use crate::key_source::KeyArgs;
 use crate::new_anchor::NewAnchor;
 use crate::opening::{Located, Unlocked};
 use crate::report::Failure;
+#[cfg(feature = "tpm")]
+use crate::tpm_anchor::TpmAnchor;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum AnchorCommand {
@@ -30,6 +33,12 @@ pub(super) enum AnchorCommand {
     /// An anchor in a TPM is recognized by the key of its volume, so it takes --image and a key.
     #[command(mut_arg("anchor", |arg| arg.hide(true)), mut_arg("abandon_anchor", |arg| arg.hide(true)))]
     Show(ShowArgs),
+    /// Remove an anchor that no volume needs any more
+    ///
+    /// The volume of --image must not name it, or --force be given: a volume that names an anchor which is gone opens with
+    /// --abandon-anchor only. An anchor in a TPM is recognized by the key of its volume, so it takes --image and a key.
+    #[command(mut_arg("anchor", |arg| arg.hide(true)), mut_arg("abandon_anchor", |arg| arg.hide(true)))]
+    Remove(RemoveArgs),
     /// Compare an image with its anchor (--anchor): equal, ahead or behind. Nothing is moved
     ///
     /// Exit codes: 0 the image opens with this anchor, 1 it does not.
@@ -58,6 +67,21 @@ pub(super) struct ShowArgs {
     /// Its volume
     #[arg(long)]
     image: Option<PathBuf>,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RemoveArgs {
+    /// The anchor: file:PATH, or tpm:[counter:]INDEX[@TCTI] with TPM support
+    #[arg(value_name = "KIND:PLACE")]
+    place: AnchorSpec,
+    /// The volume that it belonged to
+    #[arg(long)]
+    image: Option<PathBuf>,
+    /// Remove it though a volume may name it
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -97,6 +121,7 @@ impl Sealing {
         match command {
             AnchorCommand::Make(args) => self.make_anchor(args),
             AnchorCommand::Show(args) => self.show_anchor(args),
+            AnchorCommand::Remove(args) => self.remove_anchor(args),
             AnchorCommand::Check(args) => self.check_anchor(args),
         }
     }
@@ -128,6 +153,30 @@ impl Sealing {
         })
     }
 
+    fn remove_anchor(&mut self, args: &RemoveArgs) -> Result<bool, Failure> {
+        let RemoveArgs { place, image, force, key } = args;
+        let key = KeyArgs { anchor: None, abandon_anchor: false, ..key.clone() };
+        let unlocked = match image {
+            Some(image) => Some(Located::open(image, ImageUse::ReadOnly)?.unlock(&key, TOOL)?),
+            None => None,
+        };
+        let anchor = StandingAnchor::open(place, unlocked.as_ref().map(|unlocked| &unlocked.key))?;
+        match &unlocked {
+            _ if *force => {}
+            None => {
+                return Err(Failure::usage("--image", format_args!("nothing tells whether a volume names {place}"))
+                    .way_out("give its volume with --image and a key, or --force"));
+            }
+            Some(unlocked) if names(unlocked, &anchor.identity())? => {
+                return Err(Failure::new(unlocked.located.path.display(), format_args!("it is bound to {place}"))
+                    .way_out("bind it to another with sealing anchor make, or give --force"));
+            }
+            Some(_) => {}
+        }
+        anchor.remove(place)?;
+        self.say(json!({"anchor": place.to_string(), "removed": true}), || format!("{place}: removed"))
+    }
+
     fn show_anchor(&mut self, args: &ShowArgs) -> Result<bool, Failure> {
         let anchor: Arc<dyn Anchor> = match (&args.place, &args.image) {
             (AnchorSpec::File(path), None) => {
@@ -135,8 +184,7 @@ impl Sealing {
             }
             #[cfg(feature = "tpm")]
             (AnchorSpec::Tpm(_), None) => {
-                return Err(Failure::usage("--image", "an anchor in a TPM is known by its volume's key")
-                    .way_out("give --image and a key"));
+                return Err(known_by_key());
             }
             (place, Some(image)) => {
                 let unlocked = Located::open(image, ImageUse::ReadOnly)?.unlock(&args.key, TOOL)?;
@@ -210,6 +258,61 @@ fn compare(unlocked: &Unlocked, options: &OpenOptions) -> Result<AnchorStanding,
     volume.anchor_standing().ok_or(Error::Incompatible(sefs::error::Incompatible::NotAnchored))
 }
 
+/// Whether the volume, in the state that it is in, is bound to this anchor.
+fn names(unlocked: &Unlocked, identity: &[u8; 32]) -> Result<bool, Failure> {
+    let volume_id = unlocked.source.volume_id.map(|id| id.0);
+    let alone = OpenOptions { abandon_anchor: true, read_only: true, volume_id, ..OpenOptions::default() };
+    let volume = unlocked.volume_with(&alone)?;
+    Ok(volume.anchor_standing().is_some_and(|standing| standing.identity == *identity))
+}
+
+/// An anchor that was found and read, so that nothing else is ever removed in its place.
+enum StandingAnchor {
+    File(PathBuf, FileAnchor),
+    #[cfg(feature = "tpm")]
+    Tpm(Box<TpmAnchor>),
+}
+
+impl StandingAnchor {
+    fn open(place: &AnchorSpec, key: Option<&VolumeKey>) -> Result<StandingAnchor, Failure> {
+        #[cfg(not(feature = "tpm"))]
+        let _ = key;
+        match place {
+            AnchorSpec::File(path) => {
+                let anchor = FileAnchor::open(path).map_err(|error| unread(place, error.into()))?;
+                Ok(StandingAnchor::File(path.clone(), anchor))
+            }
+            #[cfg(feature = "tpm")]
+            AnchorSpec::Tpm(index) => {
+                let anchor = TpmAnchor::open(index, key.ok_or_else(known_by_key)?);
+                anchor.map(Box::new).map(StandingAnchor::Tpm).map_err(|error| unread(place, error.into()))
+            }
+        }
+    }
+
+    fn identity(&self) -> [u8; 32] {
+        match self {
+            StandingAnchor::File(_, anchor) => anchor.identity(),
+            #[cfg(feature = "tpm")]
+            StandingAnchor::Tpm(anchor) => anchor.identity(),
+        }
+    }
+
+    fn remove(&self, place: &AnchorSpec) -> Result<(), Failure> {
+        match self {
+            StandingAnchor::File(path, _) => std::fs::remove_file(path).map_err(|error| {
+                Failure::new(place, Failure::io(path, &error)).way_out("check the permissions of its directory")
+            }),
+            #[cfg(feature = "tpm")]
+            StandingAnchor::Tpm(anchor) => anchor.remove().map_err(|error| {
+                Failure::new(place, error).way_out(
+                    "where the TPM's owner has a password, tpm2_nvundefine INDEX -C o -P PASSWORD removes it; content takes the next index too",
+                )
+            }),
+        }
+    }
+}
+
 /// The new anchor is removed again, unless the volume may be bound to it by now.
 fn kept(made: &mut NewAnchor, unlocked: &Unlocked, place: &AnchorSpec, error: &Error) -> Failure {
     let refused = matches!(error, Error::Invalid(_) | Error::Posix(_));
@@ -220,6 +323,11 @@ fn kept(made: &mut NewAnchor, unlocked: &Unlocked, place: &AnchorSpec, error: &E
         ));
     }
     unlocked.failed(error)
+}
+
+#[cfg(feature = "tpm")]
+fn known_by_key() -> Failure {
+    Failure::usage("--image", "an anchor in a TPM is known by its volume's key").way_out("give --image and a key")
 }
 
 fn unread(place: &AnchorSpec, error: Error) -> Failure {

@@ -1,5 +1,6 @@
 //! Data: seal, unseal, inspect, explain.
 
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use sealing::platform::KeyPolicy;
 use sealing::policy::Development;
 use sealing::{BLOB_HEADER_LEN, BlobHeader, OsRng, PlatformOwner, Purpose, SlotKind, slot_use};
 use sefs::vfs::Volume;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::upgrade::{manifest_json, manifest_text};
 use super::{PlatformArgs, Sealing, TOOL, hex, now, owner_label, read_file, write_file};
@@ -75,6 +76,13 @@ pub(super) struct ExplainArgs {
     platform: PlatformArgs,
 }
 
+/// One value of a list that is shown. Programs get numbers as numbers as long as every JSON reader can hold them.
+pub(super) enum Shown {
+    Text(String),
+    Number(u64),
+    Flag(bool),
+}
+
 /// Headers of sealed blobs, and where in the file they stand.
 pub(super) struct Found {
     /// The slot, in an image.
@@ -98,6 +106,35 @@ pub(super) enum Holds {
 
 pub(super) const HINT: &str = "a hint from unauthenticated bytes: whoever holds the file could have written them";
 const MAX_BLOB_LEN: usize = BLOB_HEADER_LEN + MAX_PAYLOAD_LEN;
+
+/// Every number below is one that a double can hold, which is what many readers of JSON have.
+const NUMBERS_END: u64 = 1 << 53;
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shown::Text(text) => f.pad(text),
+            Shown::Number(number) => fmt::Display::fmt(number, f),
+            Shown::Flag(flag) => fmt::Display::fmt(flag, f),
+        }
+    }
+}
+
+impl From<Shown> for Value {
+    fn from(shown: Shown) -> Value {
+        match shown {
+            Shown::Text(text) => text.into(),
+            Shown::Number(number) if number < NUMBERS_END => number.into(),
+            Shown::Number(number) => number.to_string().into(),
+            Shown::Flag(flag) => flag.into(),
+        }
+    }
+}
+
+/// Names and values as an object.
+pub(super) fn object(fields: Vec<(&'static str, Shown)>) -> Map<String, Value> {
+    fields.into_iter().map(|(name, value)| (name.replace(' ', "_"), value.into())).collect()
+}
 
 impl UseArgs {
     fn blob_use(&self) -> Result<BlobUse, Failure> {
@@ -317,27 +354,27 @@ fn answer_text(answer: &Value) -> String {
     text
 }
 
-fn fields(found: &Found) -> Vec<(&'static str, String)> {
+fn fields(found: &Found) -> Vec<(&'static str, Shown)> {
     let header = &found.header;
     let identity = &header.identity;
     let policy = header.policy.bits();
     let mask = header.policy.attribute_mask();
     let mut out = vec![
-        ("platform", format!("{} ({})", header.kind.name(), header.assurance)),
-        ("policy", policy.to_string()),
-        ("purpose", header.blob_use.purpose.text().to_string()),
-        ("volume id", VolumeId(header.blob_use.volume_id).to_string()),
-        ("isvsvn", header.isv_svn.to_string()),
-        ("configsvn", header.config_svn.to_string()),
-        ("cpusvn", hex(&header.cpu_svn)),
-        ("attribute mask", format!("{:#x} {:#x}", mask.flags, mask.xfrm)),
-        ("misc mask", format!("{:#x}", header.policy.misc_mask())),
-        ("not after", header.not_after.to_string()),
-        ("key id", hex(&header.key_id)),
-        ("identity digest", hex(&header.identity_digest())),
-        ("debug", identity.is_debug().to_string()),
-        ("isvprodid", identity.isv_prod_id.to_string()),
-        ("payload bytes", header.payload_len.to_string()),
+        ("platform", Shown::Text(format!("{} ({})", header.kind.name(), header.assurance))),
+        ("policy", Shown::Text(policy.to_string())),
+        ("purpose", Shown::Text(header.blob_use.purpose.text().to_string())),
+        ("volume id", Shown::Text(VolumeId(header.blob_use.volume_id).to_string())),
+        ("isvsvn", Shown::Number(header.isv_svn.into())),
+        ("configsvn", Shown::Number(header.config_svn.into())),
+        ("cpusvn", Shown::Text(hex(&header.cpu_svn))),
+        ("attribute mask", Shown::Text(format!("{:#x} {:#x}", mask.flags, mask.xfrm))),
+        ("misc mask", Shown::Text(format!("{:#x}", header.policy.misc_mask()))),
+        ("not after", Shown::Number(header.not_after)),
+        ("key id", Shown::Text(hex(&header.key_id))),
+        ("identity digest", Shown::Text(hex(&header.identity_digest()))),
+        ("debug", Shown::Flag(identity.is_debug())),
+        ("isvprodid", Shown::Number(identity.isv_prod_id.into())),
+        ("payload bytes", Shown::Number(header.payload_len.into())),
     ];
     let selected: [(KeyPolicy, &'static str, &[u8]); 5] = [
         (KeyPolicy::MRENCLAVE, "mrenclave", &identity.mrenclave),
@@ -347,13 +384,12 @@ fn fields(found: &Found) -> Vec<(&'static str, String)> {
         (KeyPolicy::ISVEXTPRODID, "isvextprodid", &identity.isv_ext_prod_id),
     ];
     let selected = selected.into_iter().filter(|(bit, ..)| policy.has(*bit));
-    out.extend(selected.map(|(_, name, value)| (name, hex(value))));
+    out.extend(selected.map(|(_, name, value)| (name, Shown::Text(hex(value)))));
     out
 }
 
 fn as_json(found: &Found) -> Value {
-    let mut value: serde_json::Map<String, Value> =
-        fields(found).into_iter().map(|(name, value)| (name.replace(' ', "_"), value.into())).collect();
+    let mut value = object(fields(found));
     value.insert("place".into(), found.place().into());
     value.into()
 }

@@ -1,6 +1,6 @@
 //! What would no longer open after a change.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sealing::explain::{Change, survives};
@@ -41,31 +41,9 @@ impl Sealing {
             Simulated::TpmClear => Change::TpmClear,
             Simulated::PcrChange => Change::PcrChange,
         };
-        let (mut answers, mut fine) = (Vec::new(), true);
-        for file in &args.files {
-            let holds = look_into(file)?;
-            let lost = holds.found().iter().filter(|found| !survives(&found.header, change)).count();
-            let kept = holds.found().len() - lost;
-            let others = match &holds {
-                Holds::Blob(_) => 0,
-                Holds::Image { others, .. } => *others,
-                Holds::Manifest(_) => {
-                    return Err(Failure::new(file.display(), "it is an upgrade manifest, which no key opens")
-                        .way_out("name images and blobs"));
-                }
-            };
-            let opens = kept + others > 0;
-            fine &= opens;
-            let file = crate::names::escaped(file.as_os_str().as_encoded_bytes());
-            let text = match (opens, lost) {
-                (true, 0) => format!("{file}: nothing changes"),
-                (true, _) => format!("{file}: {lost} platform slots are lost, {} others still open it", kept + others),
-                (false, _) => format!("{file}: WOULD NO LONGER OPEN"),
-            };
-            answers.push(json!({
-                "file": file, "opens": opens, "lost": lost, "kept": kept, "other_slots": others, "text": text,
-            }));
-        }
+        // One file that cannot be read must not hide what the others would say.
+        let answers: Vec<Value> = args.files.iter().map(|file| answer(file, change)).collect();
+        let fine = answers.iter().all(|answer| answer["opens"] == true);
         if self.json {
             self.out.json(&json!({"fine": fine, "authenticated": false, "files": answers}))?;
         } else {
@@ -76,5 +54,41 @@ impl Sealing {
             TOOL.warn(&format!("this is {HINT}; sealing slots test tells for sure what opens now"));
         }
         Ok(fine)
+    }
+}
+
+/// What would become of one file; `opens` is null where that cannot be told.
+fn answer(file: &Path, change: Change) -> Value {
+    let name = crate::names::escaped(file.as_os_str().as_encoded_bytes());
+    match survivors(file, change) {
+        Err(failure) => {
+            let mut value = failure.json();
+            value["file"] = name.into();
+            value["opens"] = Value::Null;
+            value["text"] = format!("NOT LOOKED AT: {failure}").into();
+            value
+        }
+        Ok((lost, kept, others)) => {
+            let opens = kept + others > 0;
+            let text = match (opens, lost) {
+                (true, 0) => format!("{name}: nothing changes"),
+                (true, _) => format!("{name}: {lost} platform slots are lost, {} others still open it", kept + others),
+                (false, _) => format!("{name}: WOULD NO LONGER OPEN"),
+            };
+            json!({"file": name, "opens": opens, "lost": lost, "kept": kept, "other_slots": others, "text": text})
+        }
+    }
+}
+
+/// Of a file's keys those for platforms that are lost and kept, and all others.
+fn survivors(file: &Path, change: Change) -> Result<(usize, usize, usize), Failure> {
+    let holds = look_into(file)?;
+    let lost = holds.found().iter().filter(|found| !survives(&found.header, change)).count();
+    let kept = holds.found().len() - lost;
+    match &holds {
+        Holds::Blob(_) => Ok((lost, kept, 0)),
+        Holds::Image { others, .. } => Ok((lost, kept, *others)),
+        Holds::Manifest(_) => Err(Failure::new(file.display(), "it is an upgrade manifest, which no key opens")
+            .way_out("name images and blobs")),
     }
 }

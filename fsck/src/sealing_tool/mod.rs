@@ -27,8 +27,12 @@ use crate::invocation;
 use crate::key_source::KeyArgs;
 use crate::platform_source::{label, platform_owner, root_failure, warning};
 use crate::report::{Failure, FailureKind, Output, Tool, harden};
+use crate::showing::hex;
+use crate::volume_id::decode_hex;
 
 const TOOL: Tool = Tool("sealing");
+/// A file with a public key is no longer.
+const PUBLIC_KEY_BYTES_MAX: usize = 512;
 
 /// Seal data to code, keep the key slots of SEFS volumes, and learn why something does not open.
 ///
@@ -137,6 +141,10 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
             TOOL.fail(&failure);
+            if args.json {
+                // The exit code says it too.
+                let _ = sealing.out.json(&failure.json());
+            }
             match failure.kind() {
                 FailureKind::Usage => ExitCode::from(2),
                 FailureKind::Operational => ExitCode::FAILURE,
@@ -224,6 +232,16 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A public key from a file, in hex digits; `made_by` is the command that prints one.
+fn public_key<const LEN: usize>(path: &Path, made_by: &str) -> Result<[u8; LEN], Failure> {
+    let text = read_file(path, PUBLIC_KEY_BYTES_MAX)?;
+    let mut key = [0; LEN];
+    decode_hex(text.trim_ascii(), &mut key).map(|()| key).ok_or_else(|| {
+        Failure::usage(path.display(), format_args!("it does not hold a public key of {} hex digits", 2 * LEN))
+            .way_out(format_args!("see {made_by}"))
+    })
+}
+
 /// The platform in the key arguments, for commands that cannot work with another key.
 fn only_platform(key: &KeyArgs) -> Result<PlatformOwner, Failure> {
     match &key.platform {
@@ -231,10 +249,6 @@ fn only_platform(key: &KeyArgs) -> Result<PlatformOwner, Failure> {
         None => Err(Failure::usage("--platform", "only code on a platform can do this")
             .way_out("give --platform NAME[:OPTIONS]")),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    crate::showing::hex(bytes)
 }
 
 fn owner_label(owner: &PlatformOwner) -> String {

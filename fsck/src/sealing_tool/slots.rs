@@ -15,13 +15,16 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::rotate::rotation_text;
-use super::{Sealing, TOOL, hex, owner, read_file, write_file};
+use super::{Sealing, TOOL, hex, owner, public_key, write_file};
 use crate::image::ImageUse;
 use crate::key_source::{Environment, KeyArgs, KeySource, SHARE_PREFIX, read_key, read_share};
 use crate::opening::{Located, Unlocked};
 use crate::report::Failure;
 use crate::showing::slot_label;
-use crate::volume_id::{VolumeId, decode_hex};
+use crate::volume_id::VolumeId;
+
+/// What prints the public key of an approver or dealer.
+const APPROVER_KEY: &str = "sealing approver-key";
 
 #[derive(Subcommand, Debug)]
 pub(super) enum SlotsCommand {
@@ -159,7 +162,7 @@ impl Sealing {
     }
 
     fn list_authentic(&mut self, unlocked: Unlocked) -> Result<bool, Failure> {
-        let volume = unlocked.volume()?;
+        let volume = unlocked.bare_volume()?;
         let (slots, info) = (&volume.header().slots, volume.info());
         if self.json {
             self.out.json(&json!({
@@ -182,7 +185,7 @@ impl Sealing {
 
     fn test(&mut self, image: &Path, key: &KeyArgs) -> Result<bool, Failure> {
         let unlocked = Located::open(image, ImageUse::ReadOnly)?.unlock(key, TOOL)?;
-        let volume = unlocked.volume()?;
+        let volume = unlocked.bare_volume()?;
         let slot = opening_slot(&unlocked.source, &volume);
         let label = unlocked.source.label();
         self.say(json!({"opens": true, "slot": slot, "kind": label}), || {
@@ -263,7 +266,7 @@ impl Sealing {
             return Err(Failure::new("shares", "they are of different sets").way_out("see which belong together"));
         }
         if let Some(path) = &args.dealer
-            && public_key(path)? != set.dealer
+            && public_key(path, APPROVER_KEY)? != set.dealer
         {
             return Err(Failure::new("shares", "another dealer signed them").way_out("do not rely on them"));
         }
@@ -462,7 +465,8 @@ impl NewSlot {
         if self.approver.is_empty() {
             return Ok(None);
         }
-        let keys: Result<Vec<[u8; 32]>, Failure> = self.approver.iter().map(|path| public_key(path)).collect();
+        let keys: Result<Vec<[u8; 32]>, Failure> =
+            self.approver.iter().map(|path| public_key(path, APPROVER_KEY)).collect();
         let set = Approvers::new(self.approvals, keys?);
         set.map(Some).map_err(|error| Failure::usage("--approver", error).way_out("see sealing approver-key"))
     }
@@ -523,14 +527,4 @@ pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
     let (key, warnings) = read_key(path)?;
     warnings.iter().for_each(|warning| TOOL.warn(warning));
     Ok(SigningKey::from_bytes(key.expose()))
-}
-
-fn public_key(path: &Path) -> Result<[u8; 32], Failure> {
-    let text = read_file(path, 256)?;
-    let mut key = [0; 32];
-    decode_hex(text.trim_ascii(), &mut key).ok_or_else(|| {
-        Failure::usage(path.display(), "it does not hold a public key of 64 hex digits")
-            .way_out("see sealing approver-key")
-    })?;
-    Ok(key)
 }

@@ -81,7 +81,7 @@ mod with_tpm {
     use crate::key_source::read_key;
     use crate::platform_source::tpm_failure;
     use crate::report::Failure;
-    use crate::sealing_tool::{Sealing, TOOL, hex, read_file, write_file};
+    use crate::sealing_tool::{Sealing, TOOL, hex, public_key, write_file};
     use crate::tpm_config;
 
     impl Sealing {
@@ -106,7 +106,7 @@ mod with_tpm {
             let key = args.signing_key.as_deref().map(approver).transpose()?;
             let public = match (&key, &args.approver) {
                 (Some(key), _) => key.public(),
-                (None, Some(path)) => public_key(path)?,
+                (None, Some(path)) => public_key::<APPROVER_LEN>(path, "sealing tpm approver-key")?,
                 (None, None) => return Err(Failure::usage("--approver", "nobody approves").way_out("give --approver")),
             };
             let tcti: Tcti = args.tcti.parse().map_err(failure)?;
@@ -203,15 +203,6 @@ mod with_tpm {
         let (key, warnings) = read_key(path)?;
         warnings.iter().for_each(|warning| TOOL.warn(warning));
         Ok(ApproverKey::new(&key))
-    }
-
-    fn public_key(path: &Path) -> Result<[u8; APPROVER_LEN], Failure> {
-        let text = read_file(path, 256)?;
-        let text = std::str::from_utf8(text.trim_ascii()).ok();
-        text.and_then(tpm_config::exactly).ok_or_else(|| {
-            Failure::usage(path.display(), "it does not hold a public key of 130 hex digits")
-                .way_out("see sealing tpm approver-key")
-        })
     }
 
     /// The values on the command line.

@@ -10,6 +10,7 @@ use sealing::{BlobHeader, Key, Opened, OsRng, PlatformOwner, SlotKind, open_plat
 use sefs::format::{Header, KeySlot};
 use serde_json::{Value, json};
 
+use super::data::{Shown, object};
 use super::slots::{NOT_REVOKED, commit, signing_key};
 use super::{Sealing, TOOL, hex, now, only_platform, owner, owner_label, read_file, write_file};
 use crate::image::ImageUse;
@@ -199,25 +200,28 @@ fn handing_over(
 }
 
 /// All that an approver signs, by name.
-pub(super) fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, String)> {
+pub(super) fn manifest_fields(manifest: &Manifest) -> Vec<(&'static str, Shown)> {
     let mut fields = vec![
-        ("volume id", VolumeId(manifest.volume_id).to_string()),
-        ("header generation", manifest.generation.to_string()),
-        ("predecessor", hex(&manifest.predecessor)),
-        ("platform", manifest.kind.name().to_string()),
-        ("policy", manifest.policy.to_string()),
+        ("volume id", Shown::Text(VolumeId(manifest.volume_id).to_string())),
+        ("header generation", Shown::Number(manifest.generation)),
+        ("predecessor", Shown::Text(hex(&manifest.predecessor))),
+        ("platform", Shown::Text(manifest.kind.name().to_string())),
+        ("policy", Shown::Text(manifest.policy.to_string())),
     ];
     if manifest.policy.has(KeyPolicy::MRENCLAVE) {
-        fields.push(("mrenclave", hex(&manifest.mrenclave)));
+        fields.push(("mrenclave", Shown::Text(hex(&manifest.mrenclave))));
     }
     if manifest.policy.has(KeyPolicy::MRSIGNER) {
-        fields.push(("mrsigner", hex(&manifest.mrsigner)));
+        fields.push(("mrsigner", Shown::Text(hex(&manifest.mrsigner))));
     }
     if !manifest.policy.has(KeyPolicy::NOISVPRODID) {
-        fields.push(("isvprodid", manifest.isv_prod_id.to_string()));
+        fields.push(("isvprodid", Shown::Number(manifest.isv_prod_id.into())));
     }
-    fields.push(("isvsvn at least", manifest.min_isv_svn.to_string()));
-    let end = if manifest.not_after == 0 { "no end".to_string() } else { manifest.not_after.to_string() };
+    fields.push(("isvsvn at least", Shown::Number(manifest.min_isv_svn.into())));
+    let end = match manifest.not_after {
+        0 => Shown::Text("no end".into()),
+        seconds => Shown::Number(seconds),
+    };
     fields.push(("not after", end));
     fields
 }
@@ -231,6 +235,8 @@ pub(super) fn manifest_text(manifest: &Manifest) -> String {
 
 /// The same for programs.
 pub(super) fn manifest_json(manifest: &Manifest) -> Value {
-    let fields = manifest_fields(manifest).into_iter().map(|(name, value)| (name.replace(' ', "_"), value.into()));
-    fields.collect::<serde_json::Map<String, Value>>().into()
+    let mut value = object(manifest_fields(manifest));
+    // As in the manifest itself, where 0 is no end.
+    value.insert("not_after".into(), Shown::Number(manifest.not_after).into());
+    value.into()
 }

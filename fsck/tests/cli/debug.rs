@@ -4,6 +4,9 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
+use sefs::types::InodeNo;
+use sefs::vfs::{Caller, FileKind, WriteMode};
+
 use crate::bench::{Bench, DEBUG, Ran, hex, pattern};
 
 fn debug(bench: &Bench, more: &[&str]) -> Ran {
@@ -75,8 +78,19 @@ fn json_keeps_names_that_are_not_text() {
 fn nothing_is_changed_by_looking() {
     let bench = bench();
     let before = fs::read(bench.path("a")).unwrap();
-    for look in [&["ls"][..], &["tree"], &["stat", "/"], &["super"], &["log"], &["space"], &["slots"], &["root-digest"]]
-    {
+    for look in [
+        &["ls"][..],
+        &["tree"],
+        &["stat", "/"],
+        &["super"],
+        &["log"],
+        &["space"],
+        &["slots"],
+        &["root-digest"],
+        &["fragmentation"],
+        &["fragmentation", "--list"],
+        &["epochs"],
+    ] {
         debug(&bench, look).succeeded();
         let json = debug(&bench, &[look, &["--json"]].concat()).succeeded();
         assert!(!json.json_lines().is_empty(), "{look:?}");
@@ -128,6 +142,69 @@ fn tampered_content_is_never_shown() {
     }
     let ran = debug(&bench, &["cat", "dir/file"]);
     ran.refused(1, &["tampered"]);
+}
+
+#[test]
+fn fragmentation_counts_runs() {
+    let bench = bench();
+    let told = debug(&bench, &["fragmentation", "--json"]).succeeded().json();
+    assert_eq!((told["files"].as_u64(), told["files_in_blocks"].as_u64()), (Some(2), Some(1)), "{told}");
+    assert_eq!(told["data_blocks"].as_u64(), Some(3_000_000_u64.div_ceil(4096)));
+    let runs = told["data_runs"].as_u64().unwrap();
+    assert_eq!(told["average_run_bytes"].as_u64(), Some(3_000_000_u64.div_ceil(4096) * 4096 / runs));
+    assert!(debug(&bench, &["fragmentation", "dir/file"]).succeeded().text().contains(&format!("{runs}\n")));
+
+    // Two files that grow in turns lie in pieces, and one of them is a single piece again once it is packed.
+    let volume = bench.volume("a", false);
+    let files = ["one", "two"].map(|name| {
+        let new = sefs::vfs::NewInode { kind: FileKind::Regular, mode: 0o644, rdev: 0, target: Vec::new() };
+        volume.make(&Caller::root(), InodeNo::ROOT, name.as_bytes(), &new).unwrap().ino
+    });
+    for turn in 0..8 {
+        for ino in files {
+            volume.write(&Caller::root(), ino, turn << 17, &pattern(1 << 17), WriteMode::Direct).unwrap();
+            volume.sync().unwrap();
+        }
+    }
+    volume.close().unwrap();
+    let lines = debug(&bench, &["fragmentation", "--list", "--json"]).succeeded().json_lines();
+    let (all, listed) = lines.split_last().unwrap();
+    assert!(all["files_in_several_runs"].as_u64().unwrap() >= 2, "{all}");
+    for name in ["/one", "/two"] {
+        let file = listed.iter().find(|line| line["path"] == name).unwrap();
+        assert!(file["data_runs"].as_u64().unwrap() > 1 && file["data_blocks"] == 256, "{file}");
+    }
+    let pack = ["p", "--from", "src", "--key-file", "key", "--read-only", "-q"];
+    bench.mkfs(&pack).succeeded();
+    let packed = bench.debug(&["p", "--key-file", "key", "fragmentation", "--json"]).succeeded().json();
+    assert_eq!(
+        (packed["data_runs"].as_u64(), packed["files_in_several_runs"].as_u64()),
+        (Some(1), Some(0)),
+        "{packed}"
+    );
+    bench.debug(&["p", "--key-file", "key", "epochs"]).refused(2, &["epochs: a packed image"]);
+}
+
+#[test]
+fn epochs_are_listed_with_what_they_sealed() {
+    let bench = bench();
+    let told = debug(&bench, &["epochs", "--json"]).succeeded().json();
+    let epochs = told["epochs"].as_array().unwrap();
+    let live: u64 = epochs.iter().map(|epoch| epoch["live_blocks"].as_u64().unwrap()).sum();
+    assert!(live > 733, "the content's blocks at least: {told}");
+    let text = debug(&bench, &["epochs"]).succeeded();
+    assert!(
+        text.text().ends_with(&format!("{} of {} epochs in use\n", told["in_use"], told["max_epochs"])),
+        "{text:?}"
+    );
+}
+
+#[test]
+fn a_failure_is_an_object_too() {
+    let bench = bench();
+    let ran = debug(&bench, &["stat", "none", "--json"]);
+    assert_eq!((ran.code, ran.json()["error"]["thing"].as_str()), (Some(1), Some("none")), "{ran:?}");
+    debug(&bench, &["cat", "none", "--json"]).refused_plainly("no such file");
 }
 
 impl Ran {

@@ -203,17 +203,6 @@ fn keys_that_cannot_be_are_refused_before_anything_is_made() {
 }
 
 #[test]
-fn what_this_release_does_not_support_says_so() {
-    let bench = Bench::new();
-    let all: [&[&str]; 1] = [&["--lower", "base.img"]];
-    for option in all {
-        let ran = bench.mkfs(&[&["a", "--size", "4M", "--key-file", "key"], option].concat());
-        ran.refused(1, &[option[0], "not supported by this release"]);
-    }
-    assert_eq!(bench.names(), ["key", "other", "phrase"]);
-}
-
-#[test]
 fn an_image_in_use_is_left_alone() {
     let bench = Bench::with_image();
     let held = fs::File::open(bench.path("a")).unwrap();

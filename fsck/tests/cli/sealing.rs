@@ -298,3 +298,86 @@ fn slots_of_an_anchored_volume() {
     fs::write(bench.path("a"), yesterday).unwrap();
     bench.debug(&[&["a"], &anchored[..], &["ls"]].concat()).refused(1, &["rolled back"]);
 }
+
+#[test]
+fn doctor_goes_on_behind_a_file_that_it_cannot_read() {
+    let bench = Bench::new();
+    bench.sealed_image();
+    fs::write(bench.path("junk"), "neither blob nor image").unwrap();
+    let files = ["doctor", "none", "junk", "a", "--simulate", "cpusvn+1"];
+    let told = bench.sealing(&files);
+    assert_eq!((told.code, told.text().lines().count()), (Some(1), 3), "{told:?}");
+    let lines: Vec<&str> = told.text().lines().collect();
+    assert!(lines[0].starts_with("NOT LOOKED AT: none: No such file") && lines[1].starts_with("NOT LOOKED AT: junk: "));
+    assert_eq!(lines[2], "a: nothing changes");
+    let told = bench.sealing(&[&files[..], &["--json"]].concat());
+    assert_eq!(told.code, Some(1));
+    let told = told.json();
+    assert_eq!((told["fine"].as_bool(), told["files"].as_array().unwrap().len()), (Some(false), 3));
+    assert!(told["files"][0]["error"]["reason"].as_str().unwrap().contains("No such file"), "{told}");
+    assert!(told["files"][1]["opens"].is_null() && told["files"][2]["opens"] == true, "{told}");
+}
+
+#[test]
+fn programs_get_numbers_as_numbers_and_failures_as_objects() {
+    let bench = Bench::new();
+    fs::write(bench.path("data"), "attack at dawn").unwrap();
+    // A purpose of digits stays the text that it is, and a time that no double holds exactly is text too.
+    let seal = ["seal", "data", "--out", "blob", "--purpose", "42", "--not-after", "9007199254740993"];
+    bench.on(SEALING, &seal, &code('1', 2)).succeeded();
+    let blob = bench.sealing(&["inspect", "blob", "--json"]).succeeded().json()["blobs"][0].clone();
+    for (name, number) in [("isvsvn", 2), ("configsvn", 0), ("isvprodid", 0), ("payload_bytes", 14)] {
+        assert_eq!(blob[name].as_u64(), Some(number), "{name}: {blob}");
+    }
+    assert_eq!(blob["debug"].as_bool(), Some(false));
+    assert_eq!(
+        (blob["purpose"].as_str(), blob["not_after"].as_str()),
+        (Some("42"), Some("9007199254740993")),
+        "{blob}"
+    );
+    assert_eq!(blob["mrenclave"].as_str(), Some(&*"1".repeat(64)));
+    bench.sealed_image();
+    let made = ["manifest", "a", "--slot", "0", "--to", &code('2', 2), "--allow-development", "--out", "up"];
+    bench.sealing(&made).succeeded();
+    let manifest = bench.sealing(&["inspect", "up", "--json"]).succeeded().json();
+    for (name, number) in [("header_generation", 1), ("isvsvn_at_least", 2), ("not_after", 0)] {
+        assert_eq!(manifest[name].as_u64(), Some(number), "{name}: {manifest}");
+    }
+
+    let failed = bench.sealing(&["slots", "list", "none", "--json"]);
+    assert_eq!((failed.code, failed.err.matches('\n').count()), (Some(1), 1), "{failed:?}");
+    let error = failed.json()["error"].clone();
+    assert_eq!((error["thing"].as_str(), error["kind"].as_str()), (Some("none"), Some("operational")), "{error}");
+    assert!(error["reason"].as_str().unwrap().contains("No such file") && error["way_out"].is_string(), "{error}");
+}
+
+#[test]
+fn an_anchor_is_removed_when_no_volume_names_it() {
+    let bench = Bench::new();
+    let key = ["--key-file", "key"];
+    bench.mkfs(&["a", "--size", "16M", "-q", "--key-file", "key", "--anchor", "file:anchor"]).succeeded();
+    let remove = |more: &[&str]| bench.sealing(&[&["anchor", "remove"], more].concat());
+    remove(&["file:anchor"]).refused(2, &["nothing tells whether a volume names file:anchor", "--image"]);
+    remove(&[&["file:anchor", "--image", "a"], &key[..]].concat()).refused(1, &["a: it is bound to file:anchor"]);
+    remove(&["file:anchor", "--image", "a", "--key-file", "other"]).refused(1, &["wrong key"]);
+    assert!(bench.path("anchor").exists());
+    // What is no anchor is not removed, whatever is said.
+    remove(&["file:a", "--force"]).refused(1, &["file:a: "]);
+    remove(&["file:none", "--force"]).refused(1, &["file:none: "]);
+    assert!(bench.path("a").exists());
+
+    let next = ["anchor", "make", "a", "--anchor", "file:anchor", "--new-anchor", "file:next"];
+    bench.sealing(&[&next[..], &key].concat()).succeeded();
+    let removed = remove(&[&["file:anchor", "--image", "a", "--json"], &key[..]].concat()).succeeded();
+    assert_eq!(removed.json()["removed"], true);
+    assert!(!bench.path("anchor").exists() && bench.path("next").exists());
+    bench.debug(&["a", "--key-file", "key", "--anchor", "file:next", "ls"]).succeeded();
+
+    remove(&["file:next", "--force"]).succeeded();
+    assert!(!bench.path("next").exists());
+    bench.debug(&["a", "--key-file", "key", "--abandon-anchor", "ls"]).succeeded();
+    // A volume without an anchor names none.
+    bench.mkfs(&["b", "--size", "16M", "-q", "--key-file", "key"]).succeeded();
+    bench.mkfs(&["c", "--size", "16M", "-q", "--key-file", "key", "--anchor", "file:third"]).succeeded();
+    remove(&[&["file:third", "--image", "b"], &key[..]].concat()).succeeded();
+}

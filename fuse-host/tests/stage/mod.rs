@@ -16,7 +16,7 @@ use sealing::Argon2Cost;
 use sefs::backend::{Backend, FileBackend};
 use sefs::check::{CheckOptions, Event, check};
 use sefs::keys::VolumeKey;
-use sefs::vfs::{Env, FormatOptions, Owner, Volume};
+use sefs::vfs::{Env, FormatOptions, OpenOptions, Owner, Volume};
 use sefs_tools::{Image, ImageUse, KeyArgs, VolumeId};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_mount-sefs");
@@ -84,11 +84,7 @@ impl Stage {
 
     /// Checks the volume, every data block too; waits until whoever had it mounted has let go.
     pub(crate) fn check(&self) {
-        let image = Image::open(&self.image, ImageUse::ReadOnly).unwrap();
-        let backend: Arc<dyn Backend> = Arc::new(FileBackend::new(image.file().try_clone().unwrap()).unwrap());
-        let args = KeyArgs { key_file: Some(self.key.clone()), ..KeyArgs::default() };
-        let header = Volume::read_header(&*backend).unwrap();
-        let key = args.key_source(&self.image).unwrap().open_key(&self.image, &header, 1 << 20).unwrap();
+        let (_image, backend, key) = self.unlocked();
         let mut found = Vec::new();
         let options = CheckOptions { scrub: true, ..CheckOptions::default() };
         let summary = check(backend, &key, &options, &Env::host(), &mut |event| {
@@ -97,6 +93,23 @@ impl Stage {
             }
         });
         assert_eq!(summary.unwrap().errors, 0, "{found:#?}");
+    }
+
+    /// Log groups that opening the volume replays; nothing is written.
+    pub(crate) fn replayed_groups(&self) -> u64 {
+        let (_image, backend, key) = self.unlocked();
+        let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+        Volume::open(backend, &key, &options, &Env::host()).unwrap().info().replayed_groups
+    }
+
+    /// The image, once whoever had it mounted has let go, and its key.
+    fn unlocked(&self) -> (Image, Arc<dyn Backend>, VolumeKey) {
+        let image = Image::open(&self.image, ImageUse::ReadOnly).unwrap();
+        let backend: Arc<dyn Backend> = Arc::new(FileBackend::new(image.file().try_clone().unwrap()).unwrap());
+        let args = KeyArgs { key_file: Some(self.key.clone()), ..KeyArgs::default() };
+        let header = Volume::read_header(&*backend).unwrap();
+        let key = args.key_source(&self.image).unwrap().open_key(&self.image, &header, 1 << 20).unwrap();
+        (image, backend, key)
     }
 
     /// Where it is mounted.

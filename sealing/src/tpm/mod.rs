@@ -5,7 +5,7 @@
 //! register ─► swap, index, writer ──┴─► connection ─► digest, error
 //! ```
 //! Behind the cargo feature `tpm`, which needs the libraries of tpm2-tss. They say what a TPM refused on standard error too;
-//! `TSS2_LOG=all+NONE` in the environment keeps them from it.
+//! `TSS2_LOG=all+NONE` in the environment keeps them from it; the tools start themselves once more with it.
 //!
 //! *Security*: see each file. The owner hierarchy's authorization is empty, as Linux leaves it: the owner can remove what
 //! stands in the TPM, which is noticed, and can change none of it.

@@ -12,8 +12,8 @@ use super::walk::{corrupt, misplaced};
 use super::xattrs::{self, Xattrs};
 use super::{Finding, Report, Stage};
 use crate::format::{
-    BlockState, Chunk, DirEntryRecord, FIRST_NAME_KEY, FileKind, Inode, JobRecord, Key, Kind, NAME_DISCRIMINATORS,
-    OrphanRecord, RangeRecord, name_hash,
+    BlockState, Chunk, DirEntryRecord, FIRST_NAME_KEY, FileKind, Inode, JobRecord, Key, Kind, LowerRecord,
+    NAME_DISCRIMINATORS, OrphanRecord, RangeRecord, name_hash,
 };
 use crate::suite::Suite;
 use crate::types::{BLOCK_SIZE_U64, CHUNK_BLOCKS, InodeNo, ObjectId};
@@ -131,6 +131,7 @@ impl Files {
         let result = match (key.object, key.kind) {
             (0, Kind::Range) => self.range(key, value),
             (0, Kind::Orphan) => self.orphan(key, value),
+            (0, Kind::Lower) => LowerRecord::decode(value).map(|_| ()),
             (0, Kind::Job) => JobRecord::decode(value).map(|_| self.saw_id(key.offset)),
             (1.., Kind::Inode) if key.offset == 0 => self.inode(key, value, report),
             (1.., Kind::DirEntry) => self.entry(key, value, report),

@@ -110,6 +110,11 @@ findings! {
         /// Why.
         error: Error,
     } = "unmountable", Error, None, "the volume does not open: {error}";
+    /// An image below cannot be read.
+    BelowUnreadable {
+        /// Why.
+        error: Error,
+    } = "below-unreadable", Error, Hides, "an image below the volume cannot be read: {error}; check that image";
     /// Something could not be read or did not authenticate, so nothing can be said of what should be named there.
     Incomplete {} = "incomplete", Note, None,
         "parts of the trees are not readable; what depends on all records is not checked";

@@ -10,13 +10,18 @@ use crate::allocator::{Extent, Geometry};
 use crate::backend::Backend;
 use crate::env::Env;
 use crate::error::{BackendError, Corrupt, Error, Malformed, Result, Tampered};
-use crate::format::{BlockLoc, BlockRef, Checkpoint, HEADER_BLOCKS, HEADER_LEN, Header, VerifiedHeader};
+use crate::format::{
+    BlockLoc, BlockRef, Checkpoint, FEATURE_LAYERED, HEADER_BLOCKS, HEADER_LEN, Header, Key, VerifiedHeader,
+};
 use crate::keys::{OpenFault, OpenedSlot, VolumeKey};
 use crate::node::Node;
 use crate::sealer::{OpenFailure, Sealer};
-use crate::store::{find_replica, read_slot};
+use crate::store::{Lower, Lowers, find_replica, read_slot};
 use crate::tree::{NodeReader, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation};
+
+/// Bytes of each image's nodes that are kept.
+const LOWER_CACHE_BYTES: usize = 4 << 20;
 
 /// An opened volume: nothing of it is taken over from a mount.
 pub(crate) struct Image {
@@ -34,6 +39,10 @@ pub(crate) struct Image {
     pub(super) given_up: BTreeSet<BlockAddr>,
     /// The tag of the slot that holds it.
     pub(super) slot_tag: crate::suite::Tag,
+    /// The images below, once the log was read.
+    pub(super) lowers: Lowers,
+    /// The header says that there are images below.
+    pub(super) layered: bool,
     /// The epoch table's counts.
     pub(super) epochs: BTreeMap<EpochId, u64>,
 }
@@ -78,9 +87,22 @@ impl Image {
             checkpoint,
             older: older.map(|slot| slot.checkpoint),
             given_up: BTreeSet::new(),
+            lowers: Lowers::new(header.incompatible & FEATURE_LAYERED != 0, Vec::new())?,
+            layered: header.incompatible & FEATURE_LAYERED != 0,
             slot_tag: slot.tag,
             epochs,
         }))
+    }
+
+    /// Puts the images below that the records name, which are all that are given.
+    pub(super) fn put_below(&mut self, records: Vec<(Key, Vec<u8>)>, images: &[Lower], env: &Env) -> Result<()> {
+        let mut lowers = Lowers::of_records(self.layered, records)?;
+        images.iter().try_for_each(|image| lowers.attach(image, LOWER_CACHE_BYTES, env))?;
+        if self.layered {
+            lowers.images()?;
+        }
+        self.lowers = lowers;
+        Ok(())
     }
 
     pub(crate) fn root(&self, tree: u32) -> Option<Root> {

@@ -40,14 +40,14 @@ impl<'r> Overlay<'r> {
         }
     }
 
-    /// What the log makes of a stored record; `None` if it deletes it.
-    pub(super) fn over<'v>(&mut self, key: Key, stored: Stored<'v>) -> Option<Merged<'v>>
+    /// What the log makes of a record, which may not be there; `None` if it is not there then.
+    pub(super) fn over<'v>(&mut self, key: Key, stored: Option<Stored<'v>>) -> Option<Merged<'v>>
     where
         'r: 'v,
     {
         match self.changes.next_if(|(at, _)| **at == key) {
-            Some((_, change)) => merge(Some(stored), change),
-            None => Some(match stored {
+            Some((_, change)) => merge(stored, change),
+            None => stored.map(|stored| match stored {
                 Stored::Value(value) => Merged::Value(Cow::Borrowed(value)),
                 Stored::Chunk(chunk) => Merged::Chunk(chunk.clone()),
             }),
@@ -62,20 +62,32 @@ pub(super) enum Stored<'v> {
     Chunk(&'v Chunk),
 }
 
-/// A single record as a mount would see it, in its stored form.
+/// A single record as a mount would see it, in its stored form. Never a chunk.
 pub(super) fn read(image: &Image, replay: &Replay, key: Key) -> Result<Option<Vec<u8>>> {
     let tree = if key.object == 0 { SYSTEM_TREE } else { FILES_TREE };
-    let stored = tree::get(image, image.root(tree), key)?;
+    let stored = match tree::get(image, image.root(tree), key)? {
+        Some(bytes) => Some(bytes).filter(|bytes| !bytes.is_empty()),
+        None => image.lowers.get(key)?,
+    };
     Ok(over(replay, key, stored))
 }
 
-/// At most `limit` records from `from` up to `end` as a mount would see them, and where to go on.
+/// Whether the volume itself says something of a record, be it that there is none.
+pub(super) fn is_own(image: &Image, replay: &Replay, key: Key) -> Result<bool> {
+    Ok(replay.changes.contains_key(&key) || tree::get(image, image.root(FILES_TREE), key)?.is_some())
+}
+
+/// At most `limit` records from `from` up to `end` as a mount would see them, and where to go on. Of chunks only the volume's own.
 pub(super) fn scan(image: &Image, replay: &Replay, from: Key, end: Key, limit: usize) -> Result<Scanned> {
     let tree = if from.object == 0 { SYSTEM_TREE } else { FILES_TREE };
     let stored = tree::scan(image, image.root(tree), from, end, limit)?;
-    let next = if stored.len() < limit { None } else { stored.last().and_then(|(key, _)| key.successor()) };
+    let below = image.lowers.scan(from, end, limit)?;
+    let full = [&stored, &below].into_iter().filter(|records| records.len() >= limit);
+    let next = full.filter_map(|records| records.last()).map(|(key, _)| *key).min().and_then(Key::successor);
     let until = next.filter(|next| *next < end);
-    let mut records: BTreeMap<Key, Vec<u8>> = stored.into_iter().collect();
+    let below = below.into_iter().filter(|(key, _)| key.kind != Kind::Extent);
+    let mut records: BTreeMap<Key, Vec<u8>> = below.chain(stored).collect();
+    records.retain(|key, bytes| !bytes.is_empty() && until.is_none_or(|until| *key < until));
     for (key, change) in replay.changes.range(from..until.unwrap_or(end).max(from)) {
         match change {
             Change::Put(value) => drop(records.insert(*key, value.clone())),

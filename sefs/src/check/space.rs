@@ -140,8 +140,15 @@ impl Space {
         true
     }
 
-    /// A stored chunk.
-    pub(super) fn chunk(&mut self, image: &Image, key: Key, chunk: &Chunk, incomplete: bool, report: &mut Report<'_>) {
+    /// A stored chunk, and what it is together with what images below have.
+    pub(super) fn chunk(
+        &mut self,
+        image: &Image,
+        key: Key,
+        (chunk, content): (&Chunk, &Chunk),
+        incomplete: bool,
+        report: &mut Report<'_>,
+    ) {
         let object = ObjectId(key.object);
         if self.object.is_none_or(|(current, _)| current != object) {
             self.end_object(incomplete, report);
@@ -149,7 +156,7 @@ impl Space {
         }
         for (_, state) in chunk.iter() {
             match state {
-                BlockState::Absent => continue,
+                BlockState::Absent => {}
                 BlockState::Unwritten => self.unwritten += 1,
                 BlockState::Data(loc) => {
                     self.lives(loc.epoch, loc.addr);
@@ -163,9 +170,9 @@ impl Space {
                     }
                 }
             }
-            if let Some((_, used)) = &mut self.object {
-                *used += 1;
-            }
+        }
+        if let Some((_, used)) = &mut self.object {
+            *used += u64::from(content.data_blocks() + content.unwritten_blocks());
         }
     }
 

@@ -48,7 +48,8 @@ pub(crate) fn key() -> VolumeKey {
 pub(crate) fn format() -> Arc<MemoryBackend> {
     let backend = Arc::new(MemoryBackend::new(SIZE_BYTES));
     let (label, slots) = ("check".into(), Vec::new());
-    let options = StoreFormat { size_bytes: SIZE_BYTES, volume_id: [1; 16], label, slots, anchor: None };
+    let options =
+        StoreFormat { size_bytes: SIZE_BYTES, volume_id: [1; 16], label, slots, anchor: None, layered: false };
     Store::format(&*backend, &key(), &options, &env()).unwrap();
     backend
 }

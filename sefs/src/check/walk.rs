@@ -1,5 +1,6 @@
 //! The walk over a tree: its nodes, its records with the log's changes over them, and their data blocks.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::files::Files;
@@ -9,9 +10,9 @@ use super::records::{Merged, Overlay, Stored};
 use super::space::Space;
 use super::{Finding, Loss, Report};
 use crate::error::{Corrupt, Error, Result, Tampered};
-use crate::format::{BlockLoc, BlockState, Chunk, Key, Kind, SYSTEM_TREE, SpaceRecord};
+use crate::format::{BlockLoc, BlockState, Chunk, FileKind, Inode, Key, Kind, SYSTEM_TREE, SpaceRecord};
 use crate::node::Node;
-use crate::store::{GivenUp, NodeName};
+use crate::store::{GivenUp, Lowers, NodeName};
 use crate::tree::{self, Place, Visitor};
 use crate::types::{BLOCK_SIZE, BlockAddr, CHUNK_BLOCKS, ObjectId};
 
@@ -27,8 +28,11 @@ pub(super) fn tree(
 ) -> Result<GivenUp> {
     let system = tree == SYSTEM_TREE;
     let (overlay, path, given_up) = (Overlay::new(replay, system), Vec::new(), GivenUp::default());
-    let mut walk = Walk { image, replay, system, scrub, overlay, space, files, path, given_up, report };
+    let below = Below::new(&image.lowers, system);
+    let mut walk =
+        Walk { image, replay, system, scrub, below, owner: None, overlay, space, files, path, given_up, report };
     tree::walk(image, image.root(tree), &mut walk)?;
+    walk.below(None);
     while let Some((key, merged)) = walk.overlay.before(None) {
         walk.merged(key, &merged);
     }
@@ -44,6 +48,9 @@ struct Walk<'a, 'b, 'on> {
     replay: &'a Replay,
     system: bool,
     scrub: bool,
+    below: Below<'a>,
+    /// The inode whose number is being seen.
+    owner: Option<(u64, Inode)>,
     overlay: Overlay<'a>,
     space: &'b mut Space,
     files: &'b mut Files,
@@ -91,30 +98,102 @@ impl Visitor for Walk<'_, '_, '_> {
 }
 
 impl Walk<'_, '_, '_> {
+    /// A record of the volume's own tree.
     fn stored(&mut self, key: Key, value: &[u8]) {
-        while let Some((key, merged)) = self.overlay.before(Some(key)) {
-            self.merged(key, &merged);
-        }
+        self.below(Some(key));
         if (key.object == 0) != self.system {
             return self.report.found(misplaced(key));
         }
-        let mut chunk = None;
+        self.below.skip(key);
         match key.kind {
             Kind::Extent => match Chunk::decode(value) {
-                Ok(stored) => {
-                    self.space.chunk(self.image, key, &stored, self.files.incomplete, self.report);
-                    chunk = Some(stored);
-                }
-                Err(why) => return self.report.found(corrupt(key, why)),
+                Ok(chunk) => self.chunk(key, &chunk),
+                Err(why) => self.report.found(corrupt(key, why)),
             },
-            Kind::Space => match SpaceRecord::decode(value) {
+            _ => self
+                .value(key, Some(value).filter(|value| !value.is_empty() || !self.image.lowers.may_have(key.object))),
+        }
+    }
+
+    /// The records of images below that stand before `key`, which the volume itself says nothing of; all that are left without a
+    /// key.
+    fn below(&mut self, until: Option<Key>) {
+        loop {
+            let (key, value) = match self.below.before(until) {
+                Ok(Some(record)) => record,
+                Ok(None) => return,
+                Err(error) => return self.lose_below(error),
+            };
+            match key.kind {
+                Kind::Extent => self.chunk(key, &Chunk::default()),
+                _ if self.shows(key) => self.value(key, Some(&value)),
+                _ => self.value(key, None),
+            }
+        }
+    }
+
+    /// Whether a record of an image is looked at: what hangs on a number is through the inode that has it, and content through
+    /// the inode whose content it is. A volume that hides an inode of an image, or gives it other content, hides the rest with it.
+    fn shows(&self, key: Key) -> bool {
+        let owner = self.owner.as_ref().filter(|(number, _)| *number == key.object).map(|(_, inode)| inode);
+        match key.kind {
+            Kind::Inode => true,
+            Kind::DirEntry => owner.is_some_and(|inode| inode.kind() == FileKind::Directory),
+            Kind::Xattr => owner.is_some(),
+            _ => owner.is_some_and(|inode| inode.object == ObjectId(key.object)),
+        }
+    }
+
+    fn lose_below(&mut self, error: Error) {
+        self.report.found(Finding::BelowUnreadable { error });
+        self.files.incomplete = true;
+        self.below.lose();
+    }
+
+    /// A record that is no chunk, or that one of an image is not there.
+    fn value(&mut self, key: Key, value: Option<&[u8]>) {
+        self.logged_before(key);
+        if let (Kind::Space, Some(value)) = (key.kind, value) {
+            match SpaceRecord::decode(value) {
                 Ok(record) => self.space.record(key, record, self.files.incomplete, self.report),
                 Err(why) => return self.report.found(corrupt(key, why)),
-            },
-            _ => {}
+            }
         }
-        let stored = chunk.as_ref().map_or(Stored::Value(value), Stored::Chunk);
+        let merged = self.overlay.over(key, value.map(Stored::Value));
+        if key.kind == Kind::Inode {
+            let inode = match &merged {
+                Some(Merged::Value(bytes)) => Inode::decode(bytes).ok(),
+                Some(Merged::Chunk(_)) | None => None,
+            };
+            self.owner = inode.map(|inode| (key.object, inode));
+        }
+        if let Some(merged) = merged {
+            self.merged(key, &merged);
+        }
+    }
+
+    /// The volume's own chunk, which may say nothing, over what images have.
+    fn chunk(&mut self, key: Key, own: &Chunk) {
+        self.logged_before(key);
+        let shows = !self.below.lost && self.shows(key);
+        let below = if shows { self.image.lowers.chunk(key) } else { Ok(Chunk::default()) };
+        let content = match below {
+            Ok(below) => own.over(&below),
+            Err(error) => return self.lose_below(error),
+        };
+        if own.hides_some() && !self.image.lowers.may_have(key.object) {
+            return self.report.found(corrupt(key, "holes over an image that is not there"));
+        }
+        self.space.chunk(self.image, key, (own, &content), self.files.incomplete, self.report);
+        let stored = (!content.is_empty()).then_some(Stored::Chunk(&content));
         if let Some(merged) = self.overlay.over(key, stored) {
+            self.merged(key, &merged);
+        }
+    }
+
+    /// What only the log has and stands before `key`.
+    fn logged_before(&mut self, key: Key) {
+        while let Some((key, merged)) = self.overlay.before(Some(key)) {
             self.merged(key, &merged);
         }
     }
@@ -139,7 +218,8 @@ impl Walk<'_, '_, '_> {
         let mut run: Vec<(u64, BlockLoc, BlockAddr)> = Vec::new();
         for (index, state) in chunk.iter() {
             let BlockState::Data(loc) = state else { continue };
-            if !self.image.is_usable(loc.addr, 1) {
+            // What images have is for their own check.
+            if state.is_below() || !self.image.is_usable(loc.addr, 1) {
                 continue;
             }
             let place = self.replay.ring.get(&loc.addr).map_or(loc.addr, |lsn| ring_addr(self.image, *lsn));
@@ -177,6 +257,49 @@ impl Walk<'_, '_, '_> {
                 }
             }
         }
+    }
+}
+
+/// The records of the images below, a page at a time.
+struct Below<'a> {
+    lowers: &'a Lowers,
+    page: VecDeque<(Key, Vec<u8>)>,
+    /// Where the next page begins.
+    from: Option<Key>,
+    /// One of them could not be read.
+    lost: bool,
+}
+
+/// Records of a page.
+const PAGE: usize = 256;
+
+impl<'a> Below<'a> {
+    fn new(lowers: &'a Lowers, system: bool) -> Below<'a> {
+        Below { lowers, page: VecDeque::new(), from: (!system).then_some(Key::MIN), lost: false }
+    }
+
+    /// The next record, if it stands before `key`.
+    fn before(&mut self, key: Option<Key>) -> Result<Option<(Key, Vec<u8>)>> {
+        if self.page.is_empty()
+            && let Some(from) = self.from
+        {
+            self.page = self.lowers.scan(from, Key::MAX, PAGE)?.into();
+            self.from = self.page.back().filter(|_| self.page.len() == PAGE).and_then(|(last, _)| last.successor());
+        }
+        let before = self.page.front().is_some_and(|(next, _)| key.is_none_or(|key| *next < key));
+        Ok(if before { self.page.pop_front() } else { None })
+    }
+
+    /// The volume itself has the record that stands here.
+    fn skip(&mut self, key: Key) {
+        if self.page.front().is_some_and(|(next, _)| *next == key) {
+            self.page.pop_front();
+        }
+    }
+
+    fn lose(&mut self) {
+        self.page.clear();
+        (self.from, self.lost) = (None, true);
     }
 }
 

@@ -20,13 +20,13 @@ pub const fn block_ref_len(proofs: ProofKind) -> usize {
 
 /// Bytes before the proof.
 const FIXED_LEN: usize = 32;
-/// The only source that this version knows: the volume itself, for it has no layers.
+/// The only source that is stored: the image itself.
 pub(crate) const OWN_SOURCE: u8 = 0;
 
 /// Where a node lies and what proves it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockRef {
-    /// 0: this volume; n: layer n.
+    /// 0: the image that names it.
     pub source: u8,
     /// Whose keys sealed it.
     pub epoch: EpochId,

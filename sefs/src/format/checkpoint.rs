@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::alloc_entry::AllocEntry;
 use super::block_ref::BlockRef;
-use super::codec::{COUNTER_END, Decoded, Reader, U48_END, Writer, count_u16, count_u32};
+use super::codec::{COUNTER_END, Decoded, ID_END, Reader, U48_END, Writer, count_u16, count_u32};
 use super::epoch_page::ENTRIES_PER_EPOCH_PAGE;
 use crate::suite::Tag;
 use crate::types::{BlockAddr, EpochId, Generation, Lsn};
@@ -218,8 +218,8 @@ impl Checkpoint {
         let rotation = Rotation::read(&mut reader)?;
         reader.zeros(1744 - ROTATION_LEN)?;
         reader.end()?;
-        let counters = [log_start.0, next_id, free_blocks, unwritten_blocks, inodes, nodes, anchor.counter];
-        if counters.iter().any(|&counter| counter >= COUNTER_END) {
+        let counters = [log_start.0, free_blocks, unwritten_blocks, inodes, nodes, anchor.counter];
+        if next_id >= ID_END || counters.iter().any(|&counter| counter >= COUNTER_END) {
             return Err("a counter that no volume reaches");
         }
         let (clean, epoch_start) = (flags & FLAG_CLEAN != 0, flags & FLAG_EPOCH_START != 0);

@@ -4,6 +4,9 @@
 //! 0 version │ 1 flags │ 2 run count │ 4 reserved │ 8 clear │ 16 present │ 24 zero │ 32 unwritten │ 40 runs │ proofs
 //! run: 0 first │ 1 blocks │ 2 source │ 3 flags │ 4 epoch │ 8 address u48 │ 14 birth u48 │ 20 nonce
 //! ```
+//! Over an image (see [`Chunk::over`]), what a volume's chunk does not name is what the image has there; the zero mask names holes
+//! over blocks that the image has.
+//!
 //! *Invariants*: blocks rise and are below 64; a chunk names no absent block; a patch with the reset flag neither, for
 //! what it does not name is absent already. Blocks that a newer state replaces are handed to `released` exactly once,
 //! unless the newer state is the same sealed block.
@@ -27,7 +30,7 @@ const _: () = assert!(CHUNK_BLOCKS == 64, "masks have 64 bits");
 /// Where a data block lies and what proves it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockLoc {
-    /// 0: this volume; n: layer n.
+    /// 0, as all that is stored: this volume; n, in memory only: the nth image below.
     pub source: u8,
     /// Whose keys sealed it.
     pub epoch: EpochId,
@@ -53,10 +56,19 @@ pub enum BlockState {
     Data(BlockLoc),
 }
 
-/// The content of 64 blocks. Only blocks that are not absent are named.
+impl BlockState {
+    /// Whether it is a block of an image below the volume.
+    pub(crate) fn is_below(&self) -> bool {
+        matches!(self, BlockState::Data(loc) if loc.source != OWN_SOURCE)
+    }
+}
+
+/// The content of 64 blocks. Only blocks that are not absent are named, and holes over blocks of an image below.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Chunk {
     blocks: Vec<(u8, BlockState)>,
+    /// A bit for each block that is a hole although an image below has data there.
+    zero: u64,
 }
 
 /// A change of a chunk: each of its blocks is set, cleared, or left alone.
@@ -79,7 +91,42 @@ pub fn nonce_at(first: &Nonce, index: u32) -> Option<Nonce> {
 impl Chunk {
     /// A chunk of these blocks, which rise; none is absent or 64 or above.
     pub(crate) fn of_blocks(blocks: Vec<(u8, BlockState)>) -> Chunk {
-        Chunk { blocks }
+        Chunk { blocks, zero: 0 }
+    }
+
+    /// What this chunk is over what images below have: their blocks show where it names none.
+    pub fn over(&self, below: &Chunk) -> Chunk {
+        let state = |block: u8| match (find(&self.blocks, block), below.get(block)) {
+            (Some(own), _) => own,
+            (None, lower @ BlockState::Data(_)) if self.zero & (1 << block) == 0 => lower,
+            (None, _) => BlockState::Absent,
+        };
+        let blocks = (0..BLOCKS).map(|block| (block, state(block)));
+        Chunk { blocks: blocks.filter(|(_, state)| *state != BlockState::Absent).collect(), zero: 0 }
+    }
+
+    /// What a volume stores of this chunk over what images below have: the inverse of [`Chunk::over`].
+    pub fn apart_from(&self, below: &Chunk) -> Chunk {
+        let blocks: Vec<(u8, BlockState)> = self.iter().filter(|(_, state)| !state.is_below()).collect();
+        let hidden = below
+            .iter()
+            .filter(|(block, state)| matches!(state, BlockState::Data(_)) && find(&self.blocks, *block).is_none());
+        Chunk { blocks, zero: hidden.fold(0, |zero, (block, _)| zero | 1 << block) }
+    }
+
+    /// The same blocks as those of the image that is `source` places below.
+    pub(crate) fn named_below(mut self, source: u8) -> Chunk {
+        for (_, state) in &mut self.blocks {
+            if let BlockState::Data(loc) = state {
+                loc.source = source;
+            }
+        }
+        self
+    }
+
+    /// Whether it names holes over an image.
+    pub fn hides_some(&self) -> bool {
+        self.zero != 0
     }
 
     /// The state of a block; `block` is below 64.
@@ -92,9 +139,9 @@ impl Chunk {
         self.blocks.iter().copied()
     }
 
-    /// Whether all blocks are absent; such a chunk is not stored.
+    /// Whether it says nothing; such a chunk is not stored.
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
+        self.blocks.is_empty() && self.zero == 0
     }
 
     /// How many blocks hold data.
@@ -107,7 +154,8 @@ impl Chunk {
         count(self.blocks.iter().filter(|(_, state)| matches!(state, BlockState::Unwritten)))
     }
 
-    /// Applies a patch; `released` receives each sealed block that is replaced or cleared.
+    /// Applies a patch to the whole content of a chunk, which hides nothing any more; `released` receives each sealed block that
+    /// is replaced or cleared.
     pub fn apply(&mut self, patch: &Patch, released: &mut dyn FnMut(BlockLoc)) {
         let mut merged = Vec::with_capacity(self.blocks.len().max(patch.changes.len()));
         for block in 0..BLOCKS {
@@ -118,12 +166,12 @@ impl Chunk {
                 merged.push((block, new));
             }
         }
-        self.blocks = merged;
+        (self.blocks, self.zero) = (merged, 0);
     }
 
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        encode(0, &self.blocks)
+        encode(0, self.zero, &self.blocks)
     }
 
     /// The value of a volume's stored chunk.
@@ -133,14 +181,17 @@ impl Chunk {
 
     /// The value of a stored chunk whose blocks have this kind of proof.
     pub fn decode_as(bytes: &[u8], proofs: ProofKind) -> Decoded<Chunk> {
-        let (flags, blocks) = decode(bytes, proofs)?;
+        let (flags, zero, blocks) = decode(bytes, proofs)?;
+        if zero != 0 && proofs == ProofKind::Digest {
+            return Err("holes over an image in an image");
+        }
         if flags != 0 || blocks.iter().any(|(_, state)| *state == BlockState::Absent) {
             return Err("a stored chunk with a patch's flag or mask");
         }
-        if blocks.is_empty() {
+        if blocks.is_empty() && zero == 0 {
             return Err("a stored chunk without blocks");
         }
-        Ok(Chunk { blocks })
+        Ok(Chunk { blocks, zero })
     }
 }
 
@@ -215,12 +266,15 @@ impl Patch {
 
     /// The stored form, as a log record holds it.
     pub fn encode(&self) -> Vec<u8> {
-        encode(if self.reset { FLAG_RESET } else { 0 }, &self.changes)
+        encode(if self.reset { FLAG_RESET } else { 0 }, 0, &self.changes)
     }
 
     /// The value of a stored patch. Only volumes have patches.
     pub fn decode(bytes: &[u8]) -> Decoded<Patch> {
-        let (flags, changes) = decode(bytes, ProofKind::Tag)?;
+        let (flags, zero, changes) = decode(bytes, ProofKind::Tag)?;
+        if zero != 0 {
+            return Err("a patch with a zero mask");
+        }
         let reset = flags == FLAG_RESET;
         if reset && changes.iter().any(|(_, state)| *state == BlockState::Absent) {
             return Err("a patch that resets and clears");
@@ -299,7 +353,7 @@ impl Run {
 }
 
 /// Writes states in block order; `Absent` goes to the clear mask.
-fn encode(flags: u8, states: &[(u8, BlockState)]) -> Vec<u8> {
+fn encode(flags: u8, zero: u64, states: &[(u8, BlockState)]) -> Vec<u8> {
     let (mut clear, mut present, mut unwritten) = (0u64, 0u64, 0u64);
     let mut runs: Vec<Run> = Vec::new();
     for &(block, state) in states {
@@ -318,7 +372,7 @@ fn encode(flags: u8, states: &[(u8, BlockState)]) -> Vec<u8> {
     }
     let mut out = Writer::with_capacity(HEAD_LEN + runs.len() * RUN_LEN + states.len() * TAG_LEN);
     out.u8(VERSION).u8(flags).u16(count_u16(runs.len())).zeros(4);
-    out.u64(clear).u64(present).u64(0).u64(unwritten);
+    out.u64(clear).u64(present).u64(zero).u64(unwritten);
     for run in &runs {
         run.write(&mut out);
     }
@@ -330,8 +384,11 @@ fn encode(flags: u8, states: &[(u8, BlockState)]) -> Vec<u8> {
     out.finish()
 }
 
-/// Reads flags (at most `FLAG_RESET`) and states, rising by block.
-fn decode(bytes: &[u8], proofs: ProofKind) -> Decoded<(u8, Vec<(u8, BlockState)>)> {
+/// Flags, the zero mask, and states, rising by block.
+type Fields = (u8, u64, Vec<(u8, BlockState)>);
+
+/// Reads flags (at most `FLAG_RESET`), the zero mask and states.
+fn decode(bytes: &[u8], proofs: ProofKind) -> Decoded<Fields> {
     let mut reader = Reader::new(bytes);
     if reader.u8()? != VERSION {
         return Err("chunk version");
@@ -340,10 +397,13 @@ fn decode(bytes: &[u8], proofs: ProofKind) -> Decoded<(u8, Vec<(u8, BlockState)>
     let run_count = reader.u16()?;
     reader.zeros(4)?;
     let (clear, present, zero, unwritten) = (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
-    if flags > FLAG_RESET || zero != 0 || run_count > u16::from(BLOCKS) {
-        return Err("chunk flags, zero mask or run count");
+    if flags > FLAG_RESET || run_count > u16::from(BLOCKS) {
+        return Err("chunk flags or run count");
     }
-    if clear & present != 0 || clear & unwritten != 0 || present & unwritten != 0 {
+    let masks = [clear, present, zero, unwritten];
+    if masks.iter().map(|mask| mask.count_ones()).sum::<u32>()
+        != masks.iter().fold(0, |all, mask| all | mask).count_ones()
+    {
         return Err("chunk masks overlap");
     }
     let mut states = [None; 64];
@@ -356,7 +416,7 @@ fn decode(bytes: &[u8], proofs: ProofKind) -> Decoded<(u8, Vec<(u8, BlockState)>
     }
     decode_runs(&mut reader, proofs, run_count, present, &mut states)?;
     reader.end()?;
-    Ok((flags, (0..BLOCKS).zip(states).filter_map(|(block, state)| Some((block, state?))).collect()))
+    Ok((flags, zero, (0..BLOCKS).zip(states).filter_map(|(block, state)| Some((block, state?))).collect()))
 }
 
 fn decode_runs(

@@ -11,6 +11,8 @@ pub type Decoded<T> = Result<T, &'static str>;
 pub(crate) const U48_END: u64 = 1 << 48;
 /// Stored counters are below: no volume counts that far, and whoever adds to one does not overflow.
 pub(crate) const COUNTER_END: u64 = 1 << 62;
+/// Numbers of inodes and objects are below: those of images below 2^62, those that are counted out from there on leave as much room.
+pub(crate) const ID_END: u64 = 1 << 63;
 
 /// Reads fields from the front of a byte string.
 #[derive(Clone)]

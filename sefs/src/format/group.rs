@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::FORMAT_VERSION;
 use super::chunk::Patch;
-use super::codec::{COUNTER_END, Decoded, Reader, Writer, count_u32, len_usize};
+use super::codec::{COUNTER_END, Decoded, ID_END, Reader, Writer, count_u32, len_usize};
 use super::key::{KEY_LEN, Key, Kind, MAX_VALUE_LEN};
 use crate::suite::{Nonce, SecretKey, Tag};
 use crate::types::{BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn};
@@ -169,7 +169,8 @@ impl GroupBody {
             return Err("group flags");
         }
         let (next_id, inodes) = (reader.u64()?, reader.u64()?);
-        if [flushed_lsn.0, base.0, sequence, next_id, inodes].iter().any(|&counter| counter >= COUNTER_END) {
+        if next_id >= ID_END || [flushed_lsn.0, base.0, sequence, inodes].iter().any(|&counter| counter >= COUNTER_END)
+        {
             return Err("a counter that no volume reaches");
         }
         let addresses_len = len_usize(data_blocks)?.checked_mul(6).ok_or("data block count")?;

@@ -51,9 +51,9 @@ pub const PACKED_DATA_ADDR: BlockAddr = BlockAddr(17);
 
 const NAME_HASH_SHA256: u16 = 1;
 /// Incompatible features that this version knows.
-const KNOWN_INCOMPATIBLE: u64 = FEATURE_ROTATED;
-/// Incompatible feature 0: the layer table is in use.
-const FEATURE_LAYERS: u64 = 1;
+const KNOWN_INCOMPATIBLE: u64 = FEATURE_LAYERED | FEATURE_ROTATED;
+/// Incompatible feature 0: the volume lies over images, which its system tree names.
+pub const FEATURE_LAYERED: u64 = 1;
 /// Incompatible feature 1: the volume key was changed; checkpoints may hold a rotation record.
 pub const FEATURE_ROTATED: u64 = 2;
 /// Read-only-compatible features that this version knows: none.
@@ -67,9 +67,6 @@ const MAC_AT: usize = HEADER_LEN - 32;
 const BLOCKS_PER_CHUNK: u32 = 64;
 const BLOCKS_PER_GROUP: u32 = 32_768;
 const LABEL_AT: usize = 296;
-const LAYERS_AT: usize = 4096;
-const LAYER_LEN: usize = 64;
-const MAX_LAYERS: usize = 16;
 const SLOTS_AT: usize = 8192;
 const SLOT_LEN: usize = 2048;
 const RESERVED_AFTER_SLOTS_AT: usize = SLOTS_AT + MAX_KEY_SLOTS * SLOT_LEN;
@@ -123,7 +120,7 @@ impl ImageType {
 }
 
 /// What the header says. Version, name hash, chunk and group size have one value in this version. A packed image has no
-/// ring: its place, size and what may be unmerged are 0; its generation is 1, and it has no layers.
+/// ring: its place, size and what may be unmerged are 0; its generation is 1.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     /// What the image is.
@@ -152,19 +149,8 @@ pub struct Header {
     pub key_generation: u32,
     /// At most 64 bytes, without NUL.
     pub label: String,
-    /// The images below this volume, at most 16.
-    pub layers: Vec<LayerRef>,
     /// The wrapped volume keys, at most 16.
     pub slots: Vec<KeySlot>,
-}
-
-/// An image below this volume.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LayerRef {
-    /// Its volume id.
-    pub volume_id: [u8; 16],
-    /// The digest it is bound by.
-    pub root_digest: [u8; 32],
 }
 
 /// A wrapped volume key.
@@ -326,12 +312,8 @@ impl Header {
         out.u32(BLOCKS_PER_CHUNK).u32(BLOCKS_PER_GROUP).u64(self.ring_start.0).u64(self.ring_blocks);
         out.u64(self.max_unmerged_bytes).bytes(commitment).pad_to(IMMUTABLE_LEN);
         out.u64(self.generation).u64(self.read_only_compatible).u64(self.compatible).u64(self.total_blocks);
-        out.u32(self.key_generation).u16(count_u16(self.layers.len())).zeros(2);
-        out.bytes(self.label.as_bytes()).pad_to(LABEL_AT + MAX_LABEL_LEN).pad_to(LAYERS_AT);
-        for layer in &self.layers {
-            out.bytes(&layer.volume_id).bytes(&layer.root_digest).zeros(16);
-        }
-        out.pad_to(LAYERS_AT + MAX_LAYERS * LAYER_LEN).pad_to(SLOTS_AT);
+        out.u32(self.key_generation).zeros(4);
+        out.bytes(self.label.as_bytes()).pad_to(LABEL_AT + MAX_LABEL_LEN).pad_to(SLOTS_AT);
         for (slot, end) in self.slots.iter().zip((SLOTS_AT..RESERVED_AFTER_SLOTS_AT).step_by(SLOT_LEN)) {
             out.u16(slot.kind).u16(count_u16(slot.body.len())).bytes(&slot.body).pad_to(end + SLOT_LEN);
         }
@@ -341,7 +323,7 @@ impl Header {
 
     /// Reads what follows the version. `bytes` is as long as a header.
     fn read_fields(bytes: &[u8], image: ImageType) -> Decoded<Header> {
-        let mut fixed = Reader::new(&bytes[VOLUME_ID_AT..LAYERS_AT]);
+        let mut fixed = Reader::new(&bytes[VOLUME_ID_AT..SLOTS_AT]);
         let incompatible = Reader::new(&bytes[16..VOLUME_ID_AT]).u64()?;
         let volume_id = fixed.array()?;
         let _suite = fixed.u16()?;
@@ -355,12 +337,11 @@ impl Header {
         reserved(&mut fixed, IMMUTABLE_LEN - COMMITMENT_AT - 32)?;
         let (generation, read_only_compatible) = (fixed.u64()?, fixed.u64()?);
         let (compatible, total_blocks) = (fixed.u64()?, fixed.u64()?);
-        let (key_generation, layer_count) = (fixed.u32()?, fixed.u16()?);
-        reserved(&mut fixed, 2)?;
+        let key_generation = fixed.u32()?;
+        reserved(&mut fixed, 4)?;
         let label = read_label(fixed.bytes(MAX_LABEL_LEN)?)?;
         let rest = fixed.remaining();
         reserved(&mut fixed, rest)?;
-        let layers = read_layers(&bytes[LAYERS_AT..SLOTS_AT], layer_count)?;
         let slots = read_slots(&bytes[SLOTS_AT..RESERVED_AFTER_SLOTS_AT])?;
         reserved(&mut Reader::new(&bytes[RESERVED_AFTER_SLOTS_AT..]), MAC_AT - RESERVED_AFTER_SLOTS_AT)?;
         if image == ImageType::Public {
@@ -370,7 +351,7 @@ impl Header {
         #[rustfmt::skip]
         let header = Header {
             image, incompatible, volume_id, node_size_bytes, ring_start, ring_blocks, max_unmerged_bytes, generation,
-            read_only_compatible, compatible, total_blocks, key_generation, label, layers, slots,
+            read_only_compatible, compatible, total_blocks, key_generation, label, slots,
         };
         Ok(header)
     }
@@ -387,8 +368,7 @@ impl Header {
         demand((64..=16_384).contains(&self.ring_blocks), "ring_blocks")?;
         let ring_limit = (self.total_blocks - HEADER_BLOCKS).min(GROUP_BLOCKS);
         let ring_end = self.ring_start.0.checked_add(self.ring_blocks);
-        demand(self.ring_start >= RING_START && ring_end.is_some_and(|end| end <= ring_limit), "ring_start")?;
-        demand(self.layers.is_empty() == (self.incompatible & FEATURE_LAYERS == 0), "layer count")
+        demand(self.ring_start >= RING_START && ring_end.is_some_and(|end| end <= ring_limit), "ring_start")
     }
 
     /// What a packed image does not have is zero, so that each image has one header.
@@ -402,8 +382,8 @@ impl Header {
         demand(may_have_slots || self.slots.is_empty(), "a public image's key slots")?;
         demand((self.ring_start.0, self.ring_blocks) == (0, 0), "ring of a packed image")?;
         demand(self.max_unmerged_bytes == 0, "max_unmerged_bytes")?;
-        demand((self.read_only_compatible, self.compatible) == (0, 0), "feature flags of a packed image")?;
-        demand(self.layers.is_empty(), "layer count")?;
+        let flags = self.incompatible | self.read_only_compatible | self.compatible;
+        demand(flags == 0, "feature flags of a packed image")?;
         demand((PACKED_DATA_ADDR.0..=MAX_TOTAL_BLOCKS).contains(&self.total_blocks), "total_blocks")
     }
 }
@@ -446,18 +426,6 @@ fn read_label(bytes: &[u8]) -> Decoded<String> {
     let (label, padding) = bytes.split_at(len);
     demand(padding.iter().all(|&byte| byte == 0), "label")?;
     core::str::from_utf8(label).map(String::from).map_err(|_| "label")
-}
-
-fn read_layers(table: &[u8], count: u16) -> Decoded<Vec<LayerRef>> {
-    demand(usize::from(count) <= MAX_LAYERS, "layer count")?;
-    let mut reader = Reader::new(table);
-    let mut layers = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        layers.push(LayerRef { volume_id: reader.array()?, root_digest: reader.array()? });
-        reserved(&mut reader, 16)?;
-    }
-    let rest = reader.remaining();
-    reserved(&mut reader, rest).map(|()| layers)
 }
 
 /// Slots are filled from the first; all after an empty one are empty.

@@ -26,6 +26,8 @@ pub enum Kind {
     Space = 6,
     /// A range of an object that reads as holes (system); the offset is the range's id.
     Range = 7,
+    /// An image below the volume (system); the offset is its place, 1 for the topmost.
+    Lower = 8,
     /// An inode without links (system); the offset is its number.
     Orphan = 16,
     /// A background job (system); the offset is its id.
@@ -44,6 +46,7 @@ impl TryFrom<u8> for Kind {
             5 => Kind::Extent,
             6 => Kind::Space,
             7 => Kind::Range,
+            8 => Kind::Lower,
             16 => Kind::Orphan,
             17 => Kind::Job,
             _ => return Err("unknown key kind"),
@@ -61,6 +64,7 @@ impl From<Kind> for u8 {
             Kind::Extent => 5,
             Kind::Space => 6,
             Kind::Range => 7,
+            Kind::Lower => 8,
             Kind::Orphan => 16,
             Kind::Job => 17,
         }
@@ -77,7 +81,8 @@ impl Kind {
             Kind::Inline => Kind::Extent,
             Kind::Extent => Kind::Space,
             Kind::Space => Kind::Range,
-            Kind::Range => Kind::Orphan,
+            Kind::Range => Kind::Lower,
+            Kind::Lower => Kind::Orphan,
             Kind::Orphan => Kind::Job,
             Kind::Job => return None,
         })
@@ -162,7 +167,7 @@ mod tests {
     #[test]
     fn successors_cross_kinds_and_objects() {
         assert_eq!(Key::new(1, Kind::Inode, 5).successor(), Some(Key::new(1, Kind::Inode, 6)));
-        assert_eq!(Key::new(1, Kind::Range, u64::MAX).successor(), Some(Key::new(1, Kind::Orphan, 0)));
+        assert_eq!(Key::new(1, Kind::Range, u64::MAX).successor(), Some(Key::new(1, Kind::Lower, 0)));
         assert_eq!(Key::new(1, Kind::Job, u64::MAX).successor(), Some(Key::new(2, Kind::Inode, 0)));
         assert_eq!(Key::MAX.successor(), None);
     }

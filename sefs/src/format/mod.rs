@@ -18,6 +18,7 @@ mod proof;
 mod record;
 
 pub use alloc_entry::{ALLOC_ENTRY_LEN, ALLOC_FANOUT, ALLOC_HOMES, ALLOC_ROOT_LEN, AllocEntry};
+pub(crate) use block_ref::OWN_SOURCE;
 pub use block_ref::{BLOCK_REF_LEN, BlockRef, block_ref_len};
 pub use checkpoint::{
     AnchorBinding, AnchorKind, AnchorPolicy, CHECKPOINT_LEN, Checkpoint, EpochPageRef, FILES_TREE, MAX_EPOCH_PAGES,
@@ -30,8 +31,8 @@ pub use group::{
     GROUP_ASSOCIATED_LEN, GROUP_BODY_HEAD_LEN, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord, RECORD_HEAD_LEN,
 };
 pub use header::{
-    CHECKPOINT_SLOTS, FEATURE_ROTATED, HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, ImageType, KeySlot, LayerRef,
-    MAX_KEY_SLOTS, MAX_LABEL_LEN, MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, PACKED_DATA_ADDR,
+    CHECKPOINT_SLOTS, FEATURE_LAYERED, FEATURE_ROTATED, HEADER_BLOCKS, HEADER_LEN, HEADER_MAGIC, Header, ImageType,
+    KeySlot, MAX_KEY_SLOTS, MAX_LABEL_LEN, MAX_SLOT_BODY, MAX_TOTAL_BLOCKS, MIN_TOTAL_BLOCKS, PACKED_DATA_ADDR,
     PACKED_ROOT_ADDR, RING_START, SUITE_AES_256_GCM, VerifiedHeader, ring_blocks_for, usable_blocks,
 };
 pub use inode::{FileKind, INODE_FIXED_LEN, Inode, InodeFlags, MAX_FILE_SIZE};
@@ -39,9 +40,9 @@ pub use key::{KEY_LEN, Key, Kind, MAX_VALUE_LEN};
 pub use packed_root::{PACKED_ROOT_LEN, PackedRoot};
 pub use proof::{Digest, Proof, ProofKind};
 pub use record::{
-    DirEntryRecord, FIRST_NAME_KEY, INLINE_FILE_MAX, JobRecord, MAX_JOB_EPOCHS, NAME_DISCRIMINATORS, NAME_MAX,
-    OrphanRecord, RangeRecord, SYMLINK_MAX, SpaceRecord, XATTR_PART_LEN, XATTR_VALUE_MAX, XattrHead, name_hash,
-    name_key, xattr_key,
+    DirEntryRecord, FIRST_NAME_KEY, INLINE_FILE_MAX, JobRecord, LOWER_NOTE_MAX, LowerRecord, MAX_JOB_EPOCHS,
+    MAX_LOWERS, NAME_DISCRIMINATORS, NAME_MAX, OrphanRecord, RangeRecord, SYMLINK_MAX, SpaceRecord, XATTR_PART_LEN,
+    XATTR_VALUE_MAX, XattrHead, name_hash, name_key, xattr_key,
 };
 
 /// The version of the format that this library writes and reads.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::codec::{Decoded, Reader, Writer, len_usize};
 use super::inode::FileKind;
 use super::key::Key;
+use super::proof::Digest;
 use crate::suite::Suite;
 use crate::types::{EpochId, InodeNo, ObjectId};
 
@@ -243,6 +244,44 @@ impl JobRecord {
 }
 
 const JOB_REENCRYPT: u8 = 1;
+
+/// An image below the volume: which one it must be, and where its owner found it. The key is (0, `Lower`, place from 1 down).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LowerRecord {
+    /// The image's id.
+    pub volume_id: [u8; 16],
+    /// The image's root digest.
+    pub root_digest: Digest,
+    /// Whatever helps whoever opens the volume to find the image, at most [`LOWER_NOTE_MAX`] bytes; no secret.
+    pub note: Vec<u8>,
+}
+
+/// Images that a volume may have below it.
+pub const MAX_LOWERS: usize = 16;
+/// Bytes of the longest note.
+pub const LOWER_NOTE_MAX: usize = 4096;
+
+impl LowerRecord {
+    /// The stored form. Panics if the note is longer than [`LOWER_NOTE_MAX`].
+    pub fn encode(&self) -> Vec<u8> {
+        let len = u16::try_from(self.note.len()).ok().filter(|len| usize::from(*len) <= LOWER_NOTE_MAX);
+        let mut out = Writer::with_capacity(50 + self.note.len());
+        out.bytes(&self.volume_id).bytes(&self.root_digest);
+        out.u16(len.expect("notes are checked before they are written")).bytes(&self.note);
+        out.finish()
+    }
+
+    /// The value of a stored record.
+    pub fn decode(bytes: &[u8]) -> Decoded<LowerRecord> {
+        let mut reader = Reader::new(bytes);
+        let (volume_id, root_digest, len) = (reader.array()?, reader.array()?, usize::from(reader.u16()?));
+        if len > LOWER_NOTE_MAX {
+            return Err("a lower's note");
+        }
+        let note = reader.bytes(len)?.to_vec();
+        reader.end().map(|()| LowerRecord { volume_id, root_digest, note })
+    }
+}
 
 fn name_len(name: &[u8]) -> u8 {
     u8::try_from(name.len()).expect("names are checked against 255 bytes before they are written")

@@ -466,7 +466,6 @@ fn new_header(output: &Output, options: &PackOptions, volume_id: [u8; 16], total
         total_blocks,
         key_generation,
         label: options.label.clone(),
-        layers: Vec::new(),
         slots,
     }
 }

@@ -9,7 +9,7 @@ use core::iter::Peekable;
 
 use crate::allocator::Extent;
 use crate::error::Result;
-use crate::format::{BlockLoc, BlockState, Chunk, Key, Patch, SpaceRecord};
+use crate::format::{BlockLoc, BlockState, Chunk, Key, OWN_SOURCE, Patch, SpaceRecord};
 use crate::merge::Change;
 use crate::store::Store;
 use crate::store::layer::Entry;
@@ -82,7 +82,7 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
                     self.merge_chunk(key, &chunk.patch, planned)?
                 }
                 (Some(Entry::Put(bytes)), _) => Some(bytes.clone()),
-                (Some(Entry::Delete), _) => None,
+                (Some(Entry::Delete), _) => self.store.absence(key)?,
                 (None, Some(Planned::Blocks(_))) => self.merge_chunk(key, &Patch::default(), planned)?,
                 // Its space record comes behind an object's chunks anyway.
                 (None, Some(Planned::Same(_))) if self.space.is_some_and(|(object, _)| space_key(object) == key) => {
@@ -105,7 +105,7 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
             new.apply(&moved, &mut |loc| released.push(loc));
             self.totals.left_one |= left_one;
         }
-        for loc in released {
+        for loc in released.iter().filter(|loc| loc.source == OWN_SOURCE) {
             self.store.alloc.release_frozen(Extent { addr: loc.addr, blocks: 1 })?;
         }
         self.count_epochs(&old, -1);
@@ -115,12 +115,17 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
         let delta = used(&new) - used(&old);
         let before = self.space.map_or(0, |(_, delta)| delta);
         self.space = Some((ObjectId(key.object), before + delta));
+        if self.store.lowers.may_have(key.object) {
+            new = new.apart_from(&self.store.lowers.chunk(key)?);
+        }
         Ok(if new.is_empty() { None } else { Some(new.encode()) })
     }
 
     fn count_epochs(&mut self, chunk: &Chunk, sign: i64) {
         for (_, state) in chunk.iter() {
-            if let BlockState::Data(loc) = state {
+            if let BlockState::Data(loc) = state
+                && loc.source == OWN_SOURCE
+            {
                 *self.totals.epochs.entry(loc.epoch).or_default() += sign;
             }
         }
@@ -128,13 +133,17 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
 
     fn space_change(&mut self, object: ObjectId, delta: i64) -> Result<Change> {
         let key = space_key(object);
-        let old = match (self.store.corrected_space(object), crate::tree::get(self.store, self.root, key)?) {
+        let old = match (self.store.corrected_space(object), self.store.stored_record(self.root, key)?) {
             (Some(blocks), _) => blocks,
             (None, Some(bytes)) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
             (None, None) => 0,
         };
         let blocks = old.saturating_add_signed(delta);
-        Ok((key, (blocks > 0).then(|| SpaceRecord { data_blocks: blocks }.encode())))
+        let value = match blocks {
+            0 => self.store.absence(key)?,
+            _ => Some(SpaceRecord { data_blocks: blocks }.encode()),
+        };
+        Ok((key, value))
     }
 }
 

@@ -12,12 +12,12 @@ use crate::backend::{Backend, HostBuf};
 use crate::env::Env;
 use crate::error::{AnchorError, Error, Invalid, Result};
 use crate::format::{
-    AllocEntry, AnchorBinding, AnchorPolicy, Checkpoint, HEADER_LEN, Header, ImageType, KeySlot, MAX_KEY_SLOTS,
-    MAX_LABEL_LEN, MAX_SLOT_BODY, RING_START, VerifiedHeader, ring_blocks_for, usable_blocks,
+    AllocEntry, AnchorBinding, AnchorPolicy, Checkpoint, FEATURE_LAYERED, HEADER_LEN, Header, ImageType, KeySlot,
+    MAX_KEY_SLOTS, MAX_LABEL_LEN, MAX_SLOT_BODY, RING_START, VerifiedHeader, ring_blocks_for, usable_blocks,
 };
 use crate::keys::VolumeKey;
 use crate::sealer::Sealer;
-use crate::store::{Geometry, SLOT_ADDRS, Store};
+use crate::store::{Geometry, PACKED_IDS_END, SLOT_ADDRS, Store};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, EpochId, Generation, InodeNo, Lsn};
 
 /// How to make a volume.
@@ -27,6 +27,8 @@ pub(crate) struct StoreFormat {
     pub(crate) label: String,
     pub(crate) slots: Vec<KeySlot>,
     pub(crate) anchor: Option<(Arc<dyn Anchor>, AnchorPolicy)>,
+    /// It is going to lie over images.
+    pub(crate) layered: bool,
 }
 
 const NODE_SIZE_BYTES: u32 = 16_384;
@@ -49,7 +51,7 @@ impl Store {
         let sealer = Sealer::new(env.suite.clone(), env.rng.clone(), key, &verified);
         let anchor = options.anchor.as_ref().map(|(anchor, policy)| (&**anchor, *policy));
         let binding = binding(anchor)?;
-        let salt = write_slots(backend, &sealer, &geometry, &verified, binding)?;
+        let salt = write_slots(backend, &sealer, &geometry, &verified, binding, options.layered)?;
         backend.flush()?;
         write(backend, 0, &bytes)?;
         backend.flush()?;
@@ -72,7 +74,7 @@ fn new_header(options: &StoreFormat) -> Result<Header> {
     let total_blocks = usable_blocks(options.size_bytes / BLOCK_SIZE_U64).ok_or(size)?;
     Ok(Header {
         image: ImageType::Volume,
-        incompatible: 0,
+        incompatible: if options.layered { FEATURE_LAYERED } else { 0 },
         volume_id: options.volume_id,
         node_size_bytes: NODE_SIZE_BYTES,
         ring_start: RING_START,
@@ -84,7 +86,6 @@ fn new_header(options: &StoreFormat) -> Result<Header> {
         total_blocks,
         key_generation: 1,
         label: options.label.clone(),
-        layers: Vec::new(),
         slots: options.slots.clone(),
     })
 }
@@ -132,8 +133,11 @@ fn write_slots(
     geometry: &Geometry,
     header: &VerifiedHeader,
     anchor: AnchorBinding,
+    layered: bool,
 ) -> Result<[u8; 32]> {
     let mut salt = [0; 32];
+    // Numbers of images are below.
+    let next_id = if layered { PACKED_IDS_END } else { InodeNo::ROOT.0 + 1 };
     for generation in [1, 2].map(Generation) {
         let checkpoint = Checkpoint {
             generation,
@@ -146,7 +150,7 @@ fn write_slots(
             epoch_start: false,
             accepted_headers: alloc::vec![*header.digest()],
             alloc_levels: geometry.levels(),
-            next_id: InodeNo::ROOT.0 + 1,
+            next_id,
             free_blocks: geometry.free_blocks(&AllocEntry::default()),
             unwritten_blocks: 0,
             inodes: 0,

@@ -1,11 +1,12 @@
 //! What a mount can tell of its volume.
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::format::{AnchorPolicy, Digest, FORMAT_VERSION, ImageType};
+use crate::format::{AnchorPolicy, Digest, FORMAT_VERSION, ImageType, LIVE_UNKNOWN, LowerRecord};
 use crate::store::{Rotating, Store};
-use crate::types::{BLOCK_SIZE_U64, Generation};
+use crate::types::{BLOCK_SIZE_U64, EpochId, Generation};
 
 /// Facts of an open volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct VolumeInfo {
     pub root_digest: Option<Digest>,
     /// The root of the manifest that a packed image carries.
     pub manifest_root: Option<Digest>,
+    /// The images that the volume lies over, the topmost first.
+    pub lowers: Vec<LowerRecord>,
     /// The volume's id.
     pub volume_id: [u8; 16],
     /// A name for people.
@@ -46,6 +49,17 @@ pub struct VolumeInfo {
     pub dropped_groups: u64,
     /// What the owner should know.
     pub notices: Vec<Notice>,
+}
+
+/// One epoch of a volume: the keys of one mount that wrote, or of a part of a long one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochInfo {
+    /// Its number.
+    pub id: EpochId,
+    /// Blocks that it sealed and that the newest checkpoint names; `None`: the count is lost, and found by re-encryption.
+    pub live_blocks: Option<u64>,
+    /// Its keys derive from a volume key that was changed since.
+    pub old_key: bool,
 }
 
 /// How far re-encryption is.
@@ -109,6 +123,23 @@ impl core::fmt::Display for Notice {
 }
 
 impl Store {
+    /// The epochs, rising; none of a packed image, which has no table of them.
+    pub(crate) fn epochs(&self) -> Vec<EpochInfo> {
+        if self.packed.is_some() {
+            return Vec::new();
+        }
+        let old: BTreeSet<EpochId> = match self.is_rotating() {
+            true => self.sealer.epochs_of_old_key().into_iter().map(|(id, _)| id).collect(),
+            false => BTreeSet::new(),
+        };
+        let one = |(id, live)| EpochInfo {
+            id,
+            live_blocks: (live != LIVE_UNKNOWN).then_some(live),
+            old_key: old.contains(&id),
+        };
+        self.sealer.epochs().into_iter().map(one).collect()
+    }
+
     /// Facts of the volume.
     pub(crate) fn info(&self) -> VolumeInfo {
         let anchor = self.anchored.lock().as_ref().map_or(AnchorPolicy::None, |anchored| anchored.policy);
@@ -132,6 +163,7 @@ impl Store {
             image: self.header.image,
             root_digest: self.packed.map(|facts| facts.root_digest),
             manifest_root: self.packed.map(|facts| facts.manifest_root),
+            lowers: self.lowers().to_vec(),
             volume_id: self.header.volume_id,
             label: self.header.label.clone(),
             format_version: FORMAT_VERSION,

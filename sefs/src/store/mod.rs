@@ -21,6 +21,7 @@ mod header_change;
 mod info;
 mod layer;
 mod log;
+mod lower;
 mod packed;
 mod ranges;
 mod read;
@@ -30,6 +31,7 @@ mod reencrypt;
 mod reseal;
 mod room;
 mod rotation;
+mod runs;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -59,13 +61,16 @@ pub use binding::AnchorStanding;
 pub(crate) use checkpoint::read_slot;
 pub(crate) use correct::{Corrections, GivenUp, NodeName};
 pub(crate) use format::StoreFormat;
-pub use info::{Notice, Reencrypting, VolumeInfo};
+pub use info::{EpochInfo, Notice, Reencrypting, VolumeInfo};
+pub use lower::Lower;
+pub(crate) use lower::Lowers;
 pub(crate) use packed::{Admitted, PACKED_IDS_END, PackedFacts, admit, claims_to_be_packed, root_digest};
-pub(crate) use read::Extent;
+pub(crate) use read::{Extent, chunk_key, record_error};
 pub use reclaim::WorkDone;
 pub(crate) use recovery::{Replayed, StoreOptions, find_replica, is_key_of_header, read_header, read_headers};
 pub(crate) use room::Need;
 pub use rotation::{Rotating, RotationStep};
+pub use runs::DataRun;
 pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
@@ -97,6 +102,8 @@ pub(crate) struct Store {
     read_only: bool,
     /// Of a packed image what only such a one has.
     packed: Option<PackedFacts>,
+    lowers: Lowers,
+    lower_cache_bytes: usize,
     limits: Limits,
     nodes: ByteCache<(u64, Nonce), Node>,
     /// Decoded chunks, by the root of the tree that they were found in.

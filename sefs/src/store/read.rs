@@ -11,7 +11,7 @@ use core::ops::Range;
 use crate::allocator::{Extent as AddrExtent, Pin};
 use crate::backend::Io;
 use crate::error::{BackendError, Corrupt, Error, Posix, Result, Tampered};
-use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, RangeRecord, SpaceRecord};
+use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, OWN_SOURCE, RangeRecord, SpaceRecord};
 use crate::node::Node;
 use crate::sealer::OpenFailure;
 use crate::store::layer::{Entry, Page, Said};
@@ -81,7 +81,7 @@ impl Store {
             }
             (layers.root_of(key), self.alloc.pin())
         };
-        tree::get(self, root, key)
+        self.stored_record(root, key)
     }
 
     /// Records with keys in `[from, end)`, rising, at most `limit`. Not for chunks.
@@ -101,7 +101,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Up to `window` entries of each layer and of the tree, merged up to the last key that all of them reached;
+    /// Up to `window` entries of each layer, of the tree, and of the images below, merged up to the last key that all of them reached;
     /// `None` as that key means that nothing is left.
     #[allow(clippy::type_complexity)]
     fn scan_window(&self, from: Key, end: Key, window: usize) -> Result<(BTreeMap<Key, Option<Vec<u8>>>, Option<Key>)> {
@@ -133,7 +133,13 @@ impl Store {
         };
         let stored = tree::scan(self, root, from, end, window)?;
         stop_at(stored.last().map(|(key, _)| *key), stored.len());
+        let below = self.lowers.scan(from, end, window)?;
+        stop_at(below.last().map(|(key, _)| *key), below.len());
         for (key, value) in stored {
+            let is_whiteout = value.is_empty() && self.lowers.may_have(key.object);
+            merged.entry(key).or_insert((!is_whiteout).then_some(value));
+        }
+        for (key, value) in below {
             merged.entry(key).or_insert(Some(value));
         }
         if let Some(horizon) = horizon {
@@ -193,7 +199,13 @@ impl Store {
     }
 
     /// Reads blocks that stand side by side at home. Some of them may still be in the log ring only.
-    fn read_run(&self, object: ObjectId, first_block: u64, run: &[BlockLoc], out: &mut [u8]) -> Result<()> {
+    pub(super) fn read_run(&self, object: ObjectId, first_block: u64, run: &[BlockLoc], out: &mut [u8]) -> Result<()> {
+        if let Some(first) = run.first()
+            && first.source != OWN_SOURCE
+            && self.packed.is_none()
+        {
+            return self.lowers.image(first.source)?.read_run(object, first_block, run, out);
+        }
         let places = self.places(run);
         let mut at = 0;
         while at < run.len() {
@@ -260,25 +272,37 @@ impl Store {
         Ok((blocks.into_iter().map(|block| block.unwrap_or(Block::Absent)).collect(), pin))
     }
 
-    /// The chunk as the tree has it, out of the cache if it was read before; an empty one where it has none.
+    /// The chunk as the tree and the images below have it, out of the cache if it was read before; an empty one where they have
+    /// none.
     fn stored_chunk(&self, root: Option<Root>, key: Key) -> Result<Arc<Chunk>> {
-        let Some(root) = root else { return Ok(Arc::default()) };
-        // A root's nonce names all that is below: no other root was sealed with it.
-        let place = (root.reference.nonce, key);
+        if root.is_none() && !self.lowers.may_have(key.object) {
+            return Ok(Arc::default());
+        }
+        // A root's nonce names all that is below: no other root was sealed with it. Images do not change.
+        let place = (root.map_or([0; 12], |root| root.reference.nonce), key);
         if let Some(chunk) = self.chunks.get(&place) {
             return Ok(chunk);
         }
-        let chunk = Arc::new(self.read_chunk(Some(root), key)?);
+        let chunk = Arc::new(self.read_chunk(root, key)?);
         self.chunks.insert(place, chunk.clone(), CHUNK_MEMORY_BYTES);
         Ok(chunk)
     }
 
-    /// The chunk as the tree has it, for whoever is going to change it; an empty one where it has none.
-    pub(super) fn read_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
-        match tree::get(self, root, key)? {
-            None => Ok(Chunk::default()),
-            Some(bytes) => Chunk::decode_as(&bytes, self.header.image.proofs()).map_err(|why| record_error(key, why)),
+    /// The same, for whoever is going to change it.
+    pub(crate) fn read_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
+        let own = match tree::get(self, root, key)? {
+            None => Chunk::default(),
+            Some(bytes) => {
+                Chunk::decode_as(&bytes, self.header.image.proofs()).map_err(|why| record_error(key, why))?
+            }
+        };
+        if self.lowers.may_have(key.object) {
+            return Ok(own.over(&self.lowers.chunk(key)?));
         }
+        if own.hides_some() {
+            return Err(record_error(key, "holes over an image that is not there"));
+        }
+        Ok(own)
     }
 
     /// Blocks of a range that were promised to the object and are not written yet.
@@ -359,8 +383,9 @@ impl Store {
             let named = layers.stack().filter_map(|layer| layer.range(first, last).next().map(|(key, _)| key.offset));
             (layers.root_of(first), named.min(), self.alloc.pin())
         };
-        let stored = tree::next_key(self, root, first, last)?.map(|key| key.offset);
-        Ok(named.into_iter().chain(stored).min())
+        let stored = tree::next_key(self, root, first, last)?;
+        let below = self.lowers.next_key(first, last)?;
+        Ok(named.into_iter().chain(stored.into_iter().chain(below).map(|key| key.offset)).min())
     }
 
     /// Blocks that count for `st_blocks`: those of the last checkpoint, and those that were written since.
@@ -487,10 +512,13 @@ fn contiguous(blocks: &[Block], first: BlockLoc) -> Vec<BlockLoc> {
         Block::Stored(loc) => Some(*loc),
         _ => None,
     });
-    (first.addr.0..).zip(stored).map_while(|(addr, loc)| (loc.addr == BlockAddr(addr)).then_some(loc)).collect()
+    (first.addr.0..)
+        .zip(stored)
+        .map_while(|(addr, loc)| (loc.source == first.source && loc.addr == BlockAddr(addr)).then_some(loc))
+        .collect()
 }
 
-pub(super) fn chunk_key(object: ObjectId, chunk: u64) -> Key {
+pub(crate) fn chunk_key(object: ObjectId, chunk: u64) -> Key {
     Key::new(object.0, Kind::Extent, chunk)
 }
 
@@ -508,7 +536,7 @@ pub(super) fn range_of(key: Key, bytes: &[u8]) -> Result<ranges::Range> {
     })
 }
 
-pub(super) fn record_error(key: Key, why: &'static str) -> Error {
+pub(crate) fn record_error(key: Key, why: &'static str) -> Error {
     Corrupt::Record { object: ObjectId(key.object), kind: key.kind as u8, why }.into()
 }
 

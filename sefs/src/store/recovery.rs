@@ -26,8 +26,8 @@ use crate::cache::ByteCache;
 use crate::env::Env;
 use crate::error::{Corrupt, Error, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
-    AnchorBinding, BlockLoc, BlockState, Checkpoint, Digest, FEATURE_ROTATED, FILES_TREE, GroupBody, Header, Key, Kind,
-    LogRecord, Patch, SYSTEM_TREE,
+    AnchorBinding, BlockLoc, BlockState, Checkpoint, Digest, FEATURE_LAYERED, FEATURE_ROTATED, FILES_TREE, GroupBody,
+    Header, Key, Kind, LogRecord, MAX_LOWERS, Patch, SYSTEM_TREE,
 };
 use crate::keys::{self, OpenFault, VolumeKey, slot_of};
 use crate::sealer::Sealer;
@@ -38,7 +38,7 @@ use crate::store::layer::Layer;
 use crate::store::log::{Log, Ring};
 use crate::store::packed;
 use crate::store::read::range_of;
-use crate::store::{Geometry, Layers, Limits, Start, Store, Unflushed};
+use crate::store::{Geometry, Layers, Limits, Lowers, Start, Store, Unflushed};
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::{self, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, Generation};
@@ -192,14 +192,23 @@ impl Store {
         }
         self.opened_at = self.base_generation();
         self.correct_records()?;
+        self.load_lowers()?;
         self.replayed.groups = keep as u64;
         self.replayed.dropped = (chain.groups.len() - keep) as u64 + u64::from(chain.torn);
         Ok(self)
     }
 
+    /// Which images the volume lies over. They are given later.
+    fn load_lowers(&mut self) -> Result<()> {
+        let layered = self.header.incompatible & FEATURE_LAYERED != 0;
+        let (first, end) = (Key::new(0, Kind::Lower, 0), Key::new(0, Kind::Orphan, 0));
+        self.lowers = Lowers::of_records(layered, self.scan(first, end, MAX_LOWERS + 1)?)?;
+        Ok(())
+    }
+
     fn load_ranges(&self) -> Result<()> {
         let root = self.layers.read().system_root;
-        let (first, end) = (Key::new(0, Kind::Range, 0), Key::new(0, Kind::Orphan, 0));
+        let (first, end) = (Key::new(0, Kind::Range, 0), Key::new(0, Kind::Lower, 0));
         for (key, bytes) in tree::scan(self, root, first, end, usize::MAX)? {
             let range = range_of(key, &bytes)?;
             self.layers.write().ranges.set(range);
@@ -381,6 +390,8 @@ pub(super) fn build(
         header,
         read_only: options.read_only,
         packed: None,
+        lowers: Lowers::default(),
+        lower_cache_bytes: 0,
         nodes: ByteCache::new(options.memory_bytes / 32 * 11),
         chunks: ByteCache::new(options.memory_bytes / 32),
         limits,

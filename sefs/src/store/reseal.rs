@@ -17,7 +17,7 @@ use core::ops::Range;
 
 use crate::backend::Io;
 use crate::error::{Error, Result};
-use crate::format::{BlockLoc, BlockState, Chunk, JobRecord, Key, Kind, Patch};
+use crate::format::{BlockLoc, BlockState, Chunk, JobRecord, Key, Kind, OWN_SOURCE, Patch};
 use crate::node::Node;
 use crate::store::read::Block;
 use crate::store::{FILES_FROM, Store};
@@ -206,7 +206,7 @@ impl Store {
 /// A chunk's blocks that one of the epochs sealed.
 fn blocks_of<'a>(chunk: &'a Chunk, epochs: &'a BTreeSet<EpochId>) -> impl Iterator<Item = (u8, BlockLoc)> + 'a {
     chunk.iter().filter_map(|(block, state)| match state {
-        BlockState::Data(loc) if epochs.contains(&loc.epoch) => Some((block, loc)),
+        BlockState::Data(loc) if loc.source == OWN_SOURCE && epochs.contains(&loc.epoch) => Some((block, loc)),
         BlockState::Data(_) | BlockState::Absent | BlockState::Unwritten => None,
     })
 }

@@ -28,7 +28,14 @@ fn key() -> VolumeKey {
 
 fn format(size_bytes: u64) -> Arc<MemoryBackend> {
     let backend = Arc::new(MemoryBackend::new(size_bytes));
-    let options = StoreFormat { size_bytes, volume_id: [3; 16], label: "test".into(), slots: Vec::new(), anchor: None };
+    let options = StoreFormat {
+        size_bytes,
+        volume_id: [3; 16],
+        label: "test".into(),
+        slots: Vec::new(),
+        anchor: None,
+        layered: false,
+    };
     Store::format(&*backend, &key(), &options, &env()).unwrap();
     backend
 }

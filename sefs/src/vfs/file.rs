@@ -9,7 +9,7 @@ use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, InodeNo, ObjectId};
 use crate::vfs::attr::require_regular;
 use crate::vfs::inode::record_error;
 use crate::vfs::make::inline_key;
-use crate::vfs::{Seek, Volume};
+use crate::vfs::{DataRun, Seek, Volume};
 
 /// Reads from a regular file.
 pub(super) fn read(volume: &Volume, ino: InodeNo, offset: u64, out: &mut [u8]) -> Result<usize> {
@@ -74,6 +74,18 @@ pub(super) fn seek(volume: &Volume, ino: InodeNo, offset: u64, whence: Seek) -> 
             (None, Seek::Hole) => Ok(inode.size),
             (None, Seek::Data) => Err(Posix::NoSuchOffset.into()),
         }
+    })
+}
+
+/// How content lies.
+pub(super) fn data_runs(volume: &Volume, ino: InodeNo, from_block: u64, limit: usize) -> Result<Vec<DataRun>> {
+    let store = &volume.store;
+    volume.inodes.hold(ino).shared(store, |inode| {
+        require_regular(inode)?;
+        if inode.flags.inline {
+            return Ok(Vec::new());
+        }
+        store.data_runs(inode.object, from_block, inode.size.div_ceil(BLOCK_SIZE_U64), limit)
     })
 }
 

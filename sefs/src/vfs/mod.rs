@@ -24,6 +24,7 @@ mod copy;
 mod dir;
 mod file;
 mod inode;
+mod layered;
 mod make;
 mod options;
 mod permission;
@@ -37,10 +38,15 @@ mod volume;
 mod write;
 mod xattr;
 
+pub use layered::NewLower;
 pub use options::*;
 pub use volume::Volume;
+pub(crate) use volume::{store_format, store_options};
 pub(crate) use xattr::given_attribute;
 
 pub use crate::env::{Clock, Env};
+pub use crate::format::LowerRecord;
 pub use crate::format::{FileKind, Header, KeySlot};
-pub use crate::store::{AnchorStanding, Notice, Reencrypting, Rotating, RotationStep, VolumeInfo, WorkDone};
+pub use crate::store::{
+    AnchorStanding, DataRun, EpochInfo, Lower, Notice, Reencrypting, Rotating, RotationStep, VolumeInfo, WorkDone,
+};

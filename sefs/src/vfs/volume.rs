@@ -17,9 +17,9 @@ use crate::vfs::inode::InodeTable;
 use crate::vfs::reclaim::{self, Orphans};
 use crate::vfs::rename::{self, Side};
 use crate::vfs::{
-    AllocateMode, AnchorStanding, Attr, Caller, Clock, DirEntry, EXECUTE, Env, FormatOptions, FsStat, Header, NAME_MAX,
-    NewInode, OpenOptions, RenameMode, Room, RotationStep, Seek, SetAttr, VolumeInfo, WorkDone, WriteMode, XattrMode,
-    attr, dir, file, make, permission, remove, write, xattr,
+    AllocateMode, AnchorStanding, Attr, Caller, Clock, DataRun, DirEntry, EXECUTE, Env, EpochInfo, FormatOptions,
+    FsStat, Header, NAME_MAX, NewInode, OpenOptions, RenameMode, Room, RotationStep, Seek, SetAttr, VolumeInfo,
+    WorkDone, WriteMode, XattrMode, attr, dir, file, make, permission, remove, write, xattr,
 };
 
 /// Orphans that one call of `work` reclaims while others are busy, and while nobody is.
@@ -43,15 +43,7 @@ pub struct Volume {
 impl Volume {
     /// Makes a volume that holds a root directory and nothing else.
     pub fn format(backend: Arc<dyn Backend>, key: &VolumeKey, options: &FormatOptions, env: &Env) -> Result<()> {
-        let anchor = options.anchor.clone();
-        let format = StoreFormat {
-            size_bytes: options.size_bytes,
-            volume_id: options.volume_id,
-            label: options.label.clone(),
-            slots: options.slots.clone(),
-            anchor,
-        };
-        Store::format(&*backend, key, &format, env)?;
+        Store::format(&*backend, key, &store_format(options, false), env)?;
         let anchor = options.anchor.as_ref().map(|(anchor, _)| anchor.clone());
         let open = OpenOptions { anchor, ..OpenOptions::default() };
         let store = Store::open(backend, key, &store_options(&open), env)?;
@@ -60,7 +52,7 @@ impl Volume {
     }
 
     /// Opens a volume: authenticates it, replays its log, checks its anchor. Or an encrypted packed image, which is always
-    /// read-only.
+    /// read-only. One that lies over images ([`Volume::lowers`]) is then given these.
     pub fn open(backend: Arc<dyn Backend>, key: &VolumeKey, options: &OpenOptions, env: &Env) -> Result<Volume> {
         let store = Store::open(backend, key, &store_options(options), env)?;
         Ok(Volume::over(store, options, env))
@@ -148,6 +140,12 @@ impl Volume {
     /// What is known of the volume.
     pub fn info(&self) -> VolumeInfo {
         self.store.info()
+    }
+
+    /// The epochs whose keys are known, rising; none of a packed image. Those with nothing live that no log needs are on the way
+    /// out, and `VolumeInfo::epochs` does not count them.
+    pub fn epochs(&self) -> Vec<EpochInfo> {
+        self.store.epochs()
     }
 
     /// Finds a name in a directory; "." and ".." too.
@@ -275,6 +273,12 @@ impl Volume {
         file::seek(self, ino, offset, whence)
     }
 
+    /// How a regular file's content lies, from block `from_block` on: at most `limit` runs, rising. Content that stands in the
+    /// inode's own record, holes and space that is only promised are in none.
+    pub fn data_runs(&self, ino: InodeNo, from_block: u64, limit: usize) -> Result<Vec<DataRun>> {
+        file::data_runs(self, ino, from_block, limit)
+    }
+
     /// Copies a range between files, or within one where the ranges do not overlap. Returns the bytes copied, which may
     /// be fewer than asked for; 0 at the end of the source.
     pub fn copy_range(
@@ -395,7 +399,18 @@ impl Volume {
     }
 }
 
-fn store_options(options: &OpenOptions) -> StoreOptions {
+pub(crate) fn store_format(options: &FormatOptions, layered: bool) -> StoreFormat {
+    StoreFormat {
+        size_bytes: options.size_bytes,
+        volume_id: options.volume_id,
+        label: options.label.clone(),
+        slots: options.slots.clone(),
+        anchor: options.anchor.clone(),
+        layered,
+    }
+}
+
+pub(crate) fn store_options(options: &OpenOptions) -> StoreOptions {
     StoreOptions {
         read_only: options.read_only,
         anchor: options.anchor.clone(),

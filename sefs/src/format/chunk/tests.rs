@@ -126,7 +126,7 @@ fn loc(block: u8) -> BlockLoc {
 }
 
 fn chunk_of(blocks: &[(u8, BlockLoc)]) -> Chunk {
-    Chunk { blocks: blocks.iter().map(|(block, loc)| (*block, BlockState::Data(*loc))).collect() }
+    Chunk { blocks: blocks.iter().map(|(block, loc)| (*block, BlockState::Data(*loc))).collect(), zero: 0 }
 }
 
 #[test]
@@ -175,16 +175,17 @@ fn every_rule_of_the_stored_form_is_checked() {
         assert_eq!(Chunk::decode(&changed), Err(why), "{bytes:?} at {at}");
     };
     check(0, &[2], "chunk version");
-    check(1, &[2], "chunk flags, zero mask or run count");
+    check(1, &[2], "chunk flags or run count");
     check(1, &[1], "a stored chunk with a patch's flag or mask");
-    check(2, &[65], "chunk flags, zero mask or run count");
+    check(2, &[65], "chunk flags or run count");
     check(2, &[3], "truncated");
     check(2, &[1], "runs do not cover the present mask");
     check(4, &[1], "reserved bytes are set");
     check(8, &[1], "a stored chunk with a patch's flag or mask");
     check(8, &[8], "chunk masks overlap");
     check(16, &[0], "runs do not cover the present mask");
-    check(24, &[1], "chunk flags, zero mask or run count");
+    check(24, &[8], "chunk masks overlap");
+    check(24, &[0, 4], "chunk masks overlap");
     check(33, &[2 | 4], "chunk masks overlap");
     check(41, &[0], "runs overlap or leave the chunk");
     check(41, &[62], "runs overlap or leave the chunk");
@@ -216,4 +217,48 @@ fn counts_are_of_blocks() {
     assert_eq!((chunk.data_blocks(), chunk.unwritten_blocks(), chunk.is_empty()), (2, 1, false));
     chunk.apply(&Patch::resetting(), &mut |_| {});
     assert!(chunk.is_empty());
+}
+
+/// What a volume stores over an image and what it stands for lead to each other, and blocks of the image never count as the volume's.
+mod over_images {
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn apart_and_over_are_inverse(own in any::chunk(1), below in any::chunk(2), patch in any::patch(3)) {
+            let below = below.named_below(2);
+            let mut content = own.over(&below);
+            content.apply(&patch, &mut |_| {});
+            let stored = content.apart_from(&below);
+            prop_assert!(stored.iter().all(|(_, state)| !state.is_below()));
+            prop_assert_eq!(stored.over(&below), content);
+            if !stored.is_empty() {
+                prop_assert_eq!(Chunk::decode(&stored.encode()), Ok(stored));
+            }
+        }
+
+        #[test]
+        fn what_is_not_said_is_what_the_image_has(below in any::chunk(2)) {
+            let below = below.named_below(1);
+            let seen = Chunk::default().over(&below);
+            prop_assert!(seen.iter().all(|(_, state)| state.is_below()));
+            prop_assert_eq!(seen.data_blocks(), below.data_blocks());
+            prop_assert!(seen.apart_from(&below).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_hole_over_an_image_is_said_and_decodes() {
+        let below = chunk_of(&[(3, loc(3)), (4, loc(4))]).named_below(1);
+        let mut content = Chunk::default().over(&below);
+        let mut hole = Patch::default();
+        hole.set(3, BlockState::Absent, &mut |_| {});
+        content.apply(&hole, &mut |released| assert_eq!(released.source, 1));
+        let stored = content.apart_from(&below);
+        assert!(stored.hides_some() && !stored.is_empty() && stored.iter().count() == 0);
+        assert_eq!(stored.encode()[24..32], [8, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Chunk::decode(&stored.encode()).unwrap().over(&below).get(3), BlockState::Absent);
+        assert!(Chunk::decode_as(&stored.encode(), ProofKind::Digest).is_err(), "an image lies over nothing");
+        assert!(Patch::decode(&stored.encode()).is_err());
+    }
 }

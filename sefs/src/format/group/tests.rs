@@ -166,7 +166,7 @@ fn every_rule_of_a_record_is_checked() {
     };
     let new_epoch = || LogRecord::NewEpoch { id: EpochId(1), secret: SecretKey::new([1; 32]) };
     check(LogRecord::Delete(key), &|bytes| bytes[28] = 1, "group flags");
-    check(LogRecord::Delete(key), &|bytes| bytes[64] = 8, "unknown key kind");
+    check(LogRecord::Delete(key), &|bytes| bytes[64] = 9, "unknown key kind");
     check(LogRecord::Delete(key), &|bytes| bytes[65] = 5, "unknown log record");
     check(LogRecord::Delete(key), &|bytes| bytes[66] = 1, "truncated");
     check(LogRecord::Delete(key), &|bytes| bytes.push(0), "bytes follow the end");

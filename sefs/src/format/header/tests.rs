@@ -22,7 +22,6 @@ pub(crate) fn example() -> Header {
         total_blocks: 16_384,
         key_generation: 1,
         label: "été".into(),
-        layers: vec![],
         slots: vec![
             KeySlot { kind: 2, body: vec![7; 100] },
             KeySlot { kind: 900, body: vec![8; MAX_SLOT_BODY] },
@@ -166,7 +165,6 @@ fn every_range_is_checked() {
     check_range(|header| header.ring_start = BlockAddr(63), "ring_start");
     check_range(|header| header.ring_start = BlockAddr(u64::MAX), "ring_start");
     check_range(|header| header.ring_start = BlockAddr(16_384 - 16 - 255), "ring_start");
-    check_range(|header| header.layers = vec![LayerRef { volume_id: [0; 16], root_digest: [0; 32] }], "layer count");
 }
 
 #[test]
@@ -184,9 +182,9 @@ fn slots_and_labels_have_one_form() {
     assert_eq!(why(&|bytes| bytes[SLOTS_AT + 5 * SLOT_LEN] = 1), field("key slot after an empty one"));
     assert_eq!(why(&|bytes| bytes[LABEL_AT + 63] = b'x'), field("label"));
     assert_eq!(why(&|bytes| bytes[LABEL_AT] = 0xff), field("label"));
-    assert_eq!(why(&|bytes| bytes[292] = 17), field("layer count"));
-    assert_eq!(why(&|bytes| bytes[292] = 1), field("layer count"), "no flag says that there are layers");
-    assert_eq!(why(&|bytes| bytes[16] = 1), Some(Incompatible::Features(1).into()));
+    assert_eq!(why(&|bytes| bytes[16] = 4), Some(Incompatible::Features(4).into()));
+    assert_eq!(why(&|bytes| bytes[292] = 1), field("a reserved field"), "an image's number");
+    assert_eq!(why(&|bytes| bytes[4096] = 1), field("a reserved field"), "an image's place");
 }
 
 #[test]

@@ -34,6 +34,10 @@ proptest! {
             prop_assert_eq!(RangeRecord::decode(&range.encode()), Ok(range));
         }
         prop_assert_eq!(OrphanRecord::decode(&OrphanRecord.encode()), Ok(OrphanRecord));
+        let note = alloc::vec![7; (a % (LOWER_NOTE_MAX as u64 + 1)) as usize];
+        let lower = LowerRecord { volume_id: [b as u8; 16], root_digest: [c as u8; 32], note };
+        prop_assert!(lower.encode().len() <= crate::format::MAX_VALUE_LEN);
+        prop_assert_eq!(LowerRecord::decode(&lower.encode()), Ok(lower));
         let first = epoch % 1_000_000;
         let reencrypt: Vec<_> = (first..=first + epoch / 5_000_000).map(EpochId).collect();
         let job = JobRecord { reencrypt, cursor };
@@ -56,6 +60,9 @@ proptest! {
             prop_assert_eq!(&record.encode(), &bytes);
         }
         if let Ok(record) = OrphanRecord::decode(&bytes) {
+            prop_assert_eq!(&record.encode(), &bytes);
+        }
+        if let Ok(record) = LowerRecord::decode(&bytes) {
             prop_assert_eq!(&record.encode(), &bytes);
         }
         if let Ok(record) = JobRecord::decode(&bytes) {

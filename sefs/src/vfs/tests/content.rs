@@ -288,3 +288,63 @@ proptest! {
         volume.unlink(&root(), ROOT, b"f").unwrap();
     }
 }
+
+/// All runs, got `limit` at a time.
+fn runs(volume: &Volume, ino: InodeNo, limit: usize) -> Vec<DataRun> {
+    let (mut found, mut from) = (Vec::new(), 0);
+    loop {
+        let some = volume.data_runs(ino, from, limit).unwrap();
+        let Some(last) = some.last() else { return found };
+        assert!(some.len() <= limit);
+        from = last.first_block + last.blocks;
+        found.extend(some);
+    }
+}
+
+#[test]
+fn runs_name_all_content_and_nothing_else() {
+    let backend = formatted();
+    let volume = opened(&backend);
+    let (large, holes, small) = (file(&volume, "large"), file(&volume, "holes"), file(&volume, "small"));
+    put(&volume, large, 0, &filling(200 * BLOCK_SIZE, 1));
+    put(&volume, small, 0, b"in its record");
+    let blocks = [3, 4, 63, 64, 500];
+    blocks.iter().for_each(|block| put(&volume, holes, block * BLOCK_SIZE_U64, &[1]));
+    let in_memory = runs(&volume, holes, 9);
+    assert!(in_memory.iter().all(|run| run.addr.is_none()), "{in_memory:?}");
+    volume.close().unwrap();
+    let volume = opened(&backend);
+    let one = runs(&volume, large, 9);
+    assert_eq!(
+        (one.len(), one[0].first_block, one[0].blocks),
+        (1, 0, 200),
+        "written at once, and across chunks: {one:?}"
+    );
+    let sparse = runs(&volume, holes, 9);
+    let named: Vec<u64> = sparse.iter().flat_map(|run| run.first_block..run.first_block + run.blocks).collect();
+    assert_eq!(named, blocks);
+    assert_eq!(runs(&volume, holes, 1), sparse);
+    let used = |run: &DataRun| (0..run.blocks).map(|block| run.addr.unwrap().0 + block).collect::<Vec<_>>();
+    let mut used: Vec<u64> = one.iter().chain(&sparse).flat_map(used).collect();
+    used.sort_unstable();
+    used.dedup();
+    assert_eq!(used.len(), 200 + blocks.len(), "each block has a place of its own");
+    assert!(runs(&volume, small, 9).is_empty());
+    assert_eq!(posix(volume.data_runs(ROOT, 0, 9)), Posix::IsDirectory);
+}
+
+#[test]
+fn epochs_count_what_they_sealed() {
+    let backend = formatted();
+    let volume = opened(&backend);
+    put(&volume, file(&volume, "f"), 0, &filling(100 * BLOCK_SIZE, 1));
+    volume.close().unwrap();
+    let volume = opened(&backend);
+    let epochs = volume.epochs();
+    let used = epochs.iter().filter(|epoch| epoch.live_blocks != Some(0)).count();
+    assert!((used..=epochs.len()).contains(&(volume.info().epochs as usize)), "{epochs:?}");
+    assert!(epochs.windows(2).all(|pair| pair[0].id < pair[1].id), "{epochs:?}");
+    let live: u64 = epochs.iter().map(|epoch| epoch.live_blocks.unwrap()).sum();
+    assert!((100..400).contains(&live), "the content, and the trees: {epochs:?}");
+    assert!(epochs.iter().all(|epoch| !epoch.old_key));
+}
