@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # pjdfstest (POSIX rules) and fsx (file content under random operations) on a mounted volume.
 #
-#   tests/conformance.sh [--ext4] [pjdfstest|fsx]...
+#   tests/conformance.sh [--ext4|--layered] [pjdfstest|fsx]...
 #
-# --ext4 runs the same on an ext4 loop image, to see what the suites and this kernel give elsewhere. Without a name both
+# --layered runs on a volume over a packed image, in directories that the image has. --ext4 runs the same on an ext4 loop image, to see what the suites and this kernel give elsewhere. Without a name both
 # suites run. They are installed into target/conformance on first use. Needs root and /dev/fuse; without them it says so
 # loudly and ends with 77, the code that test harnesses count as skipped.
 #
-# Environment: SEFS_BIN, a folder with mkfs-sefs and mount-sefs (default: cargo builds them in release mode);
+# Environment: SEFS_BIN, a folder with mkfs-sefs, fsck-sefs and mount-sefs (default: cargo builds them in release mode);
 # FSX_OPS (20000) operations and FSX_SEEDS ("1 2 3") of fsx; TMPDIR decides the disk; KEEP=1 leaves the log there.
 #
 # A failure that is known stands in tests/conformance/known-failures with its reason. What is not listed fails the run,
@@ -18,12 +18,13 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(dirname "$here")
 target=${CARGO_TARGET_DIR:-$top/target}
 suites=$target/conformance
-ext4=; run=()
+ext4=; layered=; run=()
 for arg in "$@"; do
     case $arg in
     --ext4) ext4=1 ;;
+    --layered) layered=1 ;;
     pjdfstest | fsx) run+=("$arg") ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 [ ${#run[@]} -gt 0 ] || run=(pjdfstest fsx)
@@ -39,7 +40,7 @@ install_suites() {
 
 build() {
     if [ -z "${SEFS_BIN:-}" ]; then
-        (cd "$top" && cargo build --quiet --locked --release -p sefs-tools --bin mkfs-sefs -p sefs-fuse --bin mount-sefs)
+        (cd "$top" && cargo build --quiet --locked --release -p sefs-tools --bin mkfs-sefs --bin fsck-sefs -p sefs-fuse --bin mount-sefs)
         SEFS_BIN=$target/release
     fi
 }
@@ -48,8 +49,32 @@ mount_sefs() {
     build
     head -c 32 /dev/urandom >"$work/key"
     chmod 600 "$work/key"
-    "$SEFS_BIN/mkfs-sefs" "$work/image" --size 2G --key-file "$work/key" --quiet
+    local over=()
+    if [ -n "$layered" ]; then
+        make_base
+        over=(--lower "$work/base,root-digest=$(cat "$work/base.root-digest")")
+    fi
+    "$SEFS_BIN/mkfs-sefs" "$work/image" --size 2G --key-file "$work/key" --quiet ${over[@]+"${over[@]}"}
     "$SEFS_BIN/mount-sefs" "$work/image" "$mnt" --key-file "$work/key" -o allow_other,dev,suid
+}
+
+# An image with directories to work in, and files of the sizes that fsx uses: what it overwrites, cuts and punches lies below.
+make_base() {
+    local size seed
+    mkdir -p "$work/below/dir/sub"
+    echo below >"$work/below/dir/file"
+    for size in 1024 262144 4194304; do
+        for seed in ${FSX_SEEDS:-1 2 3}; do head -c "$size" /dev/urandom >"$work/below/fsx-$size-$seed"; done
+    done
+    "$SEFS_BIN/mkfs-sefs" "$work/base" --from "$work/below" --read-only --public --quiet
+}
+
+# What lies below is what it was, and the volume over it is sound.
+check_layers() {
+    [ -n "$layered" ] || return 0
+    [ "$(sha256sum <"$work/base")" = "$base_sum" ] || { echo "the image below was changed"; return 1; }
+    unmount
+    "$SEFS_BIN/fsck-sefs" "$work/image" --key-file "$work/key" -n --scrub
 }
 
 mount_ext4() {
@@ -97,7 +122,7 @@ run_pjdfstest() {
     mkdir -p "$work/second"
     mountpoint -q "$work/second" || mount -t tmpfs none "$work/second"
     local outcome=0
-    "$suites/bin/pjdfstest" -c "$work/pjdfstest.toml" -p "$mnt" -s "$work/second" >"$work/pjdfstest.log" 2>&1 || outcome=1
+    "$suites/bin/pjdfstest" -c "$work/pjdfstest.toml" -p "$mnt${layered:+/dir}" -s "$work/second" >"$work/pjdfstest.log" 2>&1 || outcome=1
     grep -A3 -E 'FAILED|UNEXPECTEDLY' "$work/pjdfstest.log" || true
     grep -A2 skipped "$work/pjdfstest.log" | sed -n 's/^\t//p' | sort | uniq -c | sed 's/^/skipped: /' || true
     grep 'Summary' "$work/pjdfstest.log" || { tail -n 5 "$work/pjdfstest.log"; outcome=1; }
@@ -153,6 +178,8 @@ mkdir "$mnt"
 chmod 755 "$work" "$mnt"
 trap cleanup EXIT
 if [ -n "$ext4" ]; then mount_ext4; else mount_sefs; fi
+base_sum=$([ -z "$layered" ] || sha256sum <"$work/base")
 outcome=0
 for suite in "${run[@]}"; do "run_$suite" || outcome=1; done
+check_layers || outcome=1
 exit $outcome

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use sefs::check::{CheckOptions, CheckSummary, Event, Finding, Loss, Severity, Stage};
 use sefs::error::Error;
-use sefs::format::FileKind;
+use sefs::format::{FEATURE_LAYERED, FileKind};
 use sefs::repair::{Fix, Outcome, Refusal, repair};
 use sefs::types::InodeNo;
 use sefs::vfs::{Caller, NewInode, Notice};
@@ -142,6 +142,8 @@ struct Checked {
     findings: Vec<Finding>,
     /// Findings that the next checkpoints or a repair put right.
     repairable: u64,
+    /// The volume lies over images, whose blocks are read when they are checked.
+    over_images: bool,
 }
 
 /// Who asks for a repair.
@@ -272,7 +274,8 @@ impl Fsck {
             }
         });
         drop(progress);
-        Ok(Checked { summary: summary?, findings, repairable })
+        let over_images = entry.located().header.incompatible & FEATURE_LAYERED != 0;
+        Ok(Checked { summary: summary?, findings, repairable, over_images })
     }
 
     /// Data blocks are given up only after it was seen that they do not authenticate.
@@ -416,7 +419,11 @@ impl Fsck {
             "data_blocks": data_blocks,
             "scrubbed_blocks": scrubbed_blocks,
         });
-        let data = if self.scrubs() { "all read" } else { "not read, --scrub does" };
+        let data = match (self.scrubs(), checked.over_images) {
+            (true, false) => "all read".into(),
+            (true, true) => format!("{scrubbed_blocks} read, the volume's own"),
+            (false, _) => "not read, --scrub does".to_string(),
+        };
         let content = [
             counted(inodes, "inode"),
             format!("{} ({data})", counted(data_blocks, "data block")),

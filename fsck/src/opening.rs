@@ -183,10 +183,9 @@ impl Unlocked {
     pub fn lowers(&self) -> Result<Vec<Lower>, Failure> {
         let alone = OpenOptions { read_only: true, ..self.options()? };
         let path = &self.located.path;
-        match self.bare(&alone) {
+        if let Ok(mut volume) = self.bare(&alone) {
             // Says of each image what is wrong with it, which a check does not.
-            Ok(mut volume) => self.below.attach(&mut volume, path, &self.source)?,
-            Err(_) => {}
+            self.below.attach(&mut volume, path, &self.source)?;
         }
         self.below.images(path, &self.source)
     }

@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 // The version of this interface; it grows with each function or field that comes to it.
-#define SEFS_ABI_VERSION 1
+#define SEFS_ABI_VERSION 2
 
 // The inode number of the root directory.
 #define SEFS_ROOT 1
@@ -145,7 +145,7 @@ typedef struct sefs_backend sefs_backend;
 // Where random bytes and the time come from. Volumes that use it keep it alive.
 typedef struct sefs_environment sefs_environment;
 
-// An open volume.
+// An open volume, and what its images are opened with.
 typedef struct sefs_volume sefs_volume;
 
 // What the last failure on this thread was.
@@ -415,6 +415,32 @@ typedef struct {
   uint32_t name_max;
 } sefs_stat_fs_figures;
 
+// An image that a new volume is to lie over. All zero but `size` and `backend` is the default.
+typedef struct {
+  // `sizeof(sefs_new_lower)`.
+  size_t size;
+  // Where the packed image lies.
+  const sefs_backend *backend;
+  // What opens an encrypted image; null for a public one.
+  const sefs_key *key;
+  // 32 bytes: the root digest that it must have; a public image cannot do without.
+  const uint8_t *root_digest;
+  // Whatever helps to find the image again, no secret; it is stored with the volume. Or null.
+  const uint8_t *note;
+  // Bytes of the note, at most 4,096.
+  size_t note_len;
+} sefs_new_lower;
+
+// An image that a volume lies over.
+typedef struct {
+  // The image's id.
+  uint8_t volume_id[16];
+  // The image's root digest, which binds the volume to it.
+  uint8_t root_digest[32];
+  // Bytes of the note on it.
+  uint64_t note_len;
+} sefs_lower_info;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -464,7 +490,7 @@ void sefs_environment_free(sefs_environment *environment);
 int sefs_format(const sefs_backend *backend, const sefs_key *key, const sefs_format_options *options);
 
 // Opens a volume: authenticates it, replays its log, checks its anchor. Null on failure, and then nothing was written.
-// `options` may be null. Without a key it opens a public packed image, which `options` has to pin.
+// `options` may be null. One that lies over images (`sefs_count_lowers`) is then given these with `sefs_attach_lower`. Without a key it opens a public packed image, which `options` has to pin.
 sefs_volume *sefs_open(const sefs_backend *backend,
                        const sefs_key *key,
                        const sefs_open_options *options);
@@ -654,6 +680,36 @@ int sefs_sync(const sefs_volume *volume);
 int sefs_work(const sefs_volume *volume,
               int idle,
               int64_t *again_ms);
+
+// Makes a volume over packed images, the topmost first: it has all that they have, and what is changed is stored in it. It is
+// bound to them by their root digests. Root directory and owner are the images'. Whatever was in the place is gone.
+int sefs_format_over(const sefs_backend *backend,
+                     const sefs_key *key,
+                     const sefs_format_options *options,
+                     const sefs_new_lower *const *lowers,
+                     size_t lower_count);
+
+// Tells how many images the volume lies over; 0 for one that stands alone.
+int64_t sefs_count_lowers(const sefs_volume *volume);
+
+// Tells which image the volume lies over at a place, from 0 down: its id, its root digest, and how long its note is.
+int sefs_get_lower(const sefs_volume *volume,
+                   size_t place,
+                   sefs_lower_info *out);
+
+// Fills `buffer` with the note on an image, cut to what fits, and tells how long the whole note is. It is what `sefs_format_over`
+// was given, or of a volume that mkfs.sefs made the image's path and the names of its key sources.
+int64_t sefs_get_lower_note(const sefs_volume *volume,
+                            size_t place,
+                            uint8_t *buffer,
+                            size_t len);
+
+// Puts the next image below an open volume, from the topmost down: all of them, before any call but the three above and those that
+// free the volume. No other call may be under way on it. A public image has no key. Another image than the volume was made over
+// is refused.
+int sefs_attach_lower(sefs_volume *volume,
+                      const sefs_backend *backend,
+                      const sefs_key *key);
 
 #ifdef __cplusplus
 }  // extern "C"

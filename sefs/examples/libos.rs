@@ -26,7 +26,7 @@ impl LibOs {
 
     fn read(&self, path: &str) -> Result<Vec<u8>> {
         let ino = self.walk(path)?;
-        let mut content = vec![0; self.0.attr(ino)?.size as usize];
+        let mut content = vec![0; usize::try_from(self.0.attr(ino)?.size).unwrap_or(usize::MAX)];
         self.0.read(ino, 0, &mut content)?;
         Ok(content)
     }

@@ -1,11 +1,12 @@
 //! A volume in a temporary folder, and mounts of it that end with the test.
 #![allow(dead_code, reason = "each test binary uses what it needs")]
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,42 @@ impl Stage {
         let header = Volume::read_header(&*backend).unwrap();
         let key = args.key_source(&self.image).unwrap().open_key(&self.image, &header, 1 << 20).unwrap();
         (image, backend, key)
+    }
+
+    /// Packs a directory as a public image, and puts a volume over it in the place of the stage's.
+    pub(crate) fn pack_and_lie_over(&self, source: &Path) {
+        let base = self.base();
+        let words = [base.as_os_str(), "--from".as_ref(), source.as_os_str(), "--read-only".as_ref()];
+        run(sefs_tools::mkfs::run, "mkfs.sefs", &[&words[..], &["--public".as_ref(), "--quiet".as_ref()]].concat());
+        self.lie_over(&self.image);
+    }
+
+    /// Another stage with a volume over the same image.
+    pub(crate) fn another_over(&self) -> Stage {
+        let folder = tempfile::tempdir().unwrap();
+        let other = Stage { image: folder.path().join("image"), folder, key: self.key.clone() };
+        self.lie_over(&other.image);
+        other
+    }
+
+    fn lie_over(&self, image: &Path) {
+        let lower = self.base().to_str().unwrap().replace(',', r"\,");
+        let words =
+            [image.as_os_str(), "--key-file".as_ref(), self.key.as_os_str(), "--lower".as_ref(), lower.as_ref()];
+        let more = ["--size", "64M", "--force", "--quiet"].map(OsStr::new);
+        run(sefs_tools::mkfs::run, "mkfs.sefs", &[&words[..], &more[..]].concat());
+    }
+
+    /// The packed image that volumes lie over.
+    pub(crate) fn base(&self) -> PathBuf {
+        self.folder.path().join("a, b/base,nosuid.sefs")
+    }
+
+    /// Checks the volume over its image with the tool, every data block too.
+    pub(crate) fn fsck(&self) {
+        let words =
+            [self.image.as_os_str(), "--key-file".as_ref(), self.key.as_os_str(), "-n".as_ref(), "--scrub".as_ref()];
+        run(sefs_tools::fsck::run, "fsck.fuse.sefs", &words);
     }
 
     /// Where it is mounted.
@@ -250,6 +287,14 @@ impl Drop for Stage {
     }
 }
 
+/// Runs a tool in a thread of its own, whose signals it blocks.
+fn run(tool: fn(&[OsString]) -> ExitCode, name: &str, words: &[&OsStr]) {
+    let args: Vec<OsString> = std::iter::once(name.into()).chain(words.iter().map(Into::into)).collect();
+    let shown = format!("{args:?}");
+    let exit = std::thread::spawn(move || tool(&args)).join().unwrap();
+    assert_eq!(exit, ExitCode::SUCCESS, "{shown}");
+}
+
 fn said_by(child: &mut Child) -> String {
     let mut said = String::new();
     if let Some(stderr) = child.stderr.as_mut() {
@@ -305,5 +350,5 @@ fn unescape(field: &str) -> PathBuf {
         bytes.push(u8::from_str_radix(&part[..3], 8).unwrap());
         bytes.extend(&part.as_bytes()[3..]);
     }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+    PathBuf::from(OsString::from_vec(bytes))
 }
