@@ -273,7 +273,12 @@ impl Surveyed {
 
     /// Whether the volume itself says something of an inode, be it that there is none.
     pub(crate) fn has_own_inode(&self, ino: InodeNo) -> Result<bool> {
-        records::is_own(&self.image, &self.replay, Key::new(ino.0, Kind::Inode, 0))
+        self.has_own(Key::new(ino.0, Kind::Inode, 0))
+    }
+
+    /// Whether the volume itself says something of a record, be it that there is none.
+    pub(crate) fn has_own(&self, key: Key) -> Result<bool> {
+        records::is_own(&self.image, &self.replay, key)
     }
 
     /// Which homes of allocation pages the slots name, as bits, by level and index.

@@ -30,8 +30,8 @@ use crate::check::{
     CheckOptions, Event, Finding, Loss, Remedy, Severity, Stage, SurveyScope, Surveyed, survey_amended,
 };
 use crate::env::Env;
-use crate::error::Result;
-use crate::format::MAX_EPOCHS;
+use crate::error::{Corrupt, Result};
+use crate::format::{ID_END, MAX_EPOCHS};
 use crate::keys::VolumeKey;
 use crate::store::{Corrections, Store, StoreOptions};
 use crate::types::{InodeNo, ObjectId};
@@ -231,6 +231,10 @@ fn lay_down(
     found: &[Finding],
 ) -> Result<()> {
     let corrections = corrections(plan, surveyed, found);
+    if corrections.next_id >= ID_END {
+        // A checkpoint with it would be the last one that anybody can read.
+        return Err(Corrupt::Checkpoint("numbers of inodes are used up").into());
+    }
     let store = StoreOptions {
         read_only: false,
         anchor: options.anchor.clone(),

@@ -66,7 +66,7 @@ pub(super) enum Stored<'v> {
 pub(super) fn read(image: &Image, replay: &Replay, key: Key) -> Result<Option<Vec<u8>>> {
     let tree = if key.object == 0 { SYSTEM_TREE } else { FILES_TREE };
     let stored = match tree::get(image, image.root(tree), key)? {
-        Some(bytes) => Some(bytes).filter(|bytes| !bytes.is_empty()),
+        Some(bytes) => Some(bytes).filter(|bytes| !bytes.is_empty() || !image.lowers.may_have(key.object)),
         None => image.lowers.get(key)?,
     };
     Ok(over(replay, key, stored))
@@ -87,7 +87,8 @@ pub(super) fn scan(image: &Image, replay: &Replay, from: Key, end: Key, limit: u
     let until = next.filter(|next| *next < end);
     let below = below.into_iter().filter(|(key, _)| key.kind != Kind::Extent);
     let mut records: BTreeMap<Key, Vec<u8>> = below.chain(stored).collect();
-    records.retain(|key, bytes| !bytes.is_empty() && until.is_none_or(|until| *key < until));
+    let says_none = |key: &Key, bytes: &[u8]| bytes.is_empty() && image.lowers.may_have(key.object);
+    records.retain(|key, bytes| !says_none(key, bytes) && until.is_none_or(|until| *key < until));
     for (key, change) in replay.changes.range(from..until.unwrap_or(end).max(from)) {
         match change {
             Change::Put(value) => drop(records.insert(*key, value.clone())),

@@ -110,8 +110,10 @@ impl Walk<'_, '_, '_> {
                 Ok(chunk) => self.chunk(key, &chunk),
                 Err(why) => self.report.found(corrupt(key, why)),
             },
-            _ => self
-                .value(key, Some(value).filter(|value| !value.is_empty() || !self.image.lowers.may_have(key.object))),
+            _ => {
+                let says_none = value.is_empty() && self.image.lowers.may_have(key.object);
+                self.value(key, (!says_none).then_some(value), true);
+            }
         }
     }
 
@@ -126,8 +128,7 @@ impl Walk<'_, '_, '_> {
             };
             match key.kind {
                 Kind::Extent => self.chunk(key, &Chunk::default()),
-                _ if self.shows(key) => self.value(key, Some(&value)),
-                _ => self.value(key, None),
+                _ => self.value(key, Some(&value), false),
             }
         }
     }
@@ -151,7 +152,7 @@ impl Walk<'_, '_, '_> {
     }
 
     /// A record that is no chunk, or that one of an image is not there.
-    fn value(&mut self, key: Key, value: Option<&[u8]>) {
+    fn value(&mut self, key: Key, value: Option<&[u8]>, is_own: bool) {
         self.logged_before(key);
         if let (Kind::Space, Some(value)) = (key.kind, value) {
             match SpaceRecord::decode(value) {
@@ -159,7 +160,7 @@ impl Walk<'_, '_, '_> {
                 Err(why) => return self.report.found(corrupt(key, why)),
             }
         }
-        let merged = self.overlay.over(key, value.map(Stored::Value));
+        let merged = self.overlay.over(key, value.filter(|_| is_own || self.shows(key)).map(Stored::Value));
         if key.kind == Kind::Inode {
             let inode = match &merged {
                 Some(Merged::Value(bytes)) => Inode::decode(bytes).ok(),
@@ -175,16 +176,17 @@ impl Walk<'_, '_, '_> {
     /// The volume's own chunk, which may say nothing, over what images have.
     fn chunk(&mut self, key: Key, own: &Chunk) {
         self.logged_before(key);
-        let shows = !self.below.lost && self.shows(key);
-        let below = if shows { self.image.lowers.chunk(key) } else { Ok(Chunk::default()) };
-        let content = match below {
+        let below = if self.below.lost { Ok(Chunk::default()) } else { self.image.lowers.chunk(key) };
+        let whole = match below {
             Ok(below) => own.over(&below),
             Err(error) => return self.lose_below(error),
         };
         if own.hides_some() && !self.image.lowers.may_have(key.object) {
             return self.report.found(corrupt(key, "holes over an image that is not there"));
         }
-        self.space.chunk(self.image, key, (own, &content), self.files.incomplete, self.report);
+        // A space record counts what is put together, looked at or not.
+        self.space.chunk(self.image, key, (own, &whole), self.files.incomplete, self.report);
+        let content = if self.shows(key) { whole } else { own.over(&Chunk::default()) };
         let stored = (!content.is_empty()).then_some(Stored::Chunk(&content));
         if let Some(merged) = self.overlay.over(key, stored) {
             self.merged(key, &merged);

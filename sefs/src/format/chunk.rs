@@ -114,6 +114,21 @@ impl Chunk {
         Chunk { blocks, zero: hidden.fold(0, |zero, (block, _)| zero | 1 << block) }
     }
 
+    /// Applies a patch to a stored chunk over one that cannot be read: what the patch clears is a hole whatever is below, what is not
+    /// said stays unsaid.
+    pub(crate) fn apply_over_unknown(&mut self, patch: &Patch, released: &mut dyn FnMut(BlockLoc)) {
+        let mut zero = self.zero;
+        for block in 0..BLOCKS {
+            match patch.get(block) {
+                Some(BlockState::Absent) => zero |= 1 << block,
+                Some(_) => zero &= !(1 << block),
+                None => {}
+            }
+        }
+        self.apply(patch, released);
+        self.zero = zero;
+    }
+
     /// The same blocks as those of the image that is `source` places below.
     pub(crate) fn named_below(mut self, source: u8) -> Chunk {
         for (_, state) in &mut self.blocks {

@@ -26,6 +26,7 @@ pub use checkpoint::{
 };
 pub use chunk::{BlockLoc, BlockState, Chunk, Patch, nonce_at};
 pub use codec::Decoded;
+pub(crate) use codec::ID_END;
 pub use epoch_page::{ENTRIES_PER_EPOCH_PAGE, EPOCH_PAGE_PAYLOAD_LEN, EpochEntry, EpochPage, LIVE_UNKNOWN};
 pub use group::{
     GROUP_ASSOCIATED_LEN, GROUP_BODY_HEAD_LEN, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord, RECORD_HEAD_LEN,

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::format::{BlockLoc, BlockState, Chunk, FileKind, ImageType, Inode, Key, Kind};
 use crate::layers::make::inode_of;
 use crate::store::{Lowers, chunk_key};
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, CHUNK_BLOCKS, ObjectId};
+use crate::types::{BLOCK_SIZE, CHUNK_BLOCKS, ObjectId};
 
 /// Two versions of the images below a volume.
 pub(super) struct Versions<'a> {
@@ -29,7 +29,7 @@ impl Versions<'_> {
                 let key = Key::new(number, Kind::Inline, 0);
                 Ok(self.old.get(key)? == self.new.get(key)?)
             }
-            FileKind::Regular => self.same_chunks(number, &old),
+            FileKind::Regular => self.same_chunks(number),
             _ => Ok(true),
         }
     }
@@ -43,8 +43,8 @@ impl Versions<'_> {
         Ok(facts(&old) == facts(&new) && attributes(self.old, number)? == attributes(self.new, number)?)
     }
 
-    fn same_chunks(&self, number: u64, inode: &Inode) -> Result<bool> {
-        let end = chunk_key(ObjectId(number), inode.size.div_ceil(BLOCK_SIZE_U64 * CHUNK_BLOCKS));
+    fn same_chunks(&self, number: u64) -> Result<bool> {
+        let end = Key::new(number, Kind::Space, 0);
         let mut from = chunk_key(ObjectId(number), 0);
         loop {
             let next = [self.old.next_key(from, end)?, self.new.next_key(from, end)?].into_iter().flatten().min();
@@ -55,7 +55,8 @@ impl Versions<'_> {
                     return Ok(false);
                 }
             }
-            from = Key { offset: key.offset + 1, ..key };
+            let Some(next) = key.successor() else { return Ok(true) };
+            from = next;
         }
     }
 

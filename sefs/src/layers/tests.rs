@@ -444,6 +444,47 @@ fn attributes_alone_and_renames_survive_an_upgrade() {
     assert!(!conflicts.iter().any(|(path, _)| path == "etc/kept" || path == "bin/tool"), "{conflicts:?}");
 }
 
+/// What became the volume's own when a version did without it stays so when a later one has it again: neither its holes nor the
+/// attributes that it lost are filled from there.
+#[test]
+fn what_comes_back_in_the_image_is_another() {
+    let mut bench = Bench::over(vec![image(&version_one(), true)]);
+    let root = Caller::root();
+    bench.change(|volume| put(volume, "lib/old", 0, &[8; 4096]));
+    let gone = bench.upgrade(vec![image(&version_two(), true)]);
+    assert!(gone.iter().any(|(_, why)| *why == Why::Gone), "{gone:?}");
+    bench.change(|volume| {
+        let ino = find(volume, "lib/old").ino;
+        volume.set_attr(&root, ino, &SetAttr { size: Some(4096), ..SetAttr::default() }).unwrap();
+        volume.set_attr(&root, ino, &SetAttr { size: Some(12_288), ..SetAttr::default() }).unwrap();
+        volume.remove_xattr(&root, ino, b"user.of").unwrap();
+    });
+    let back = bench.upgrade(vec![image(&version_one(), true)]);
+    assert!(back.iter().any(|(_, why)| *why == Why::Content), "{back:?}");
+    let volume = bench.open();
+    let ino = find(&volume, "lib/old").ino;
+    assert_eq!(text(&volume, ino), "8x4096 0x8192 ");
+    assert_eq!(volume.list_xattr(&root, ino).unwrap(), Vec::<Vec<u8>>::new());
+}
+
+/// A large file of an image that goes leaves a volume whole at every step of its way.
+#[test]
+fn a_check_in_the_middle_of_a_tombstone_finds_nothing() {
+    let large: Vec<u8> = (0..200 * 64).map(|block| (block % 250 + 1) as u8).collect();
+    let bench = Bench::over(vec![image(&vec![("large", blocks(&large))], true)]);
+    let volume = bench.open();
+    volume.unlink(&Caller::root(), InodeNo::ROOT, b"large").unwrap();
+    for _ in 0..6 {
+        volume.work(true).unwrap();
+        volume.sync().unwrap();
+        bench.is_whole();
+    }
+    drop(volume);
+    bench.is_whole();
+    assert_eq!(bench.tree(), tree(&[]));
+    bench.change(|_| {});
+}
+
 /// There and back again: a volume that changed nothing shows the images, whatever version.
 #[test]
 fn an_unchanged_volume_follows_its_images() {

@@ -256,7 +256,13 @@ impl Upgrade<'_> {
     fn orphaned(&mut self, number: u64, inode: &Inode) -> Result<()> {
         self.keep_attributes(number)?;
         match inode.kind() {
-            FileKind::Directory => Ok(()),
+            FileKind::Directory => {
+                let (first, end) = (Key::new(number, Kind::DirEntry, 0), Key::new(number, Kind::Xattr, 0));
+                for (key, _) in self.versions.new.scan(first, end, usize::MAX)? {
+                    self.amend.records.insert(key, None);
+                }
+                Ok(())
+            }
             _ if self.versions.same_content(number)? => Ok(()),
             _ => self.keep_content(number, inode),
         }
@@ -265,8 +271,8 @@ impl Upgrade<'_> {
     /// The volume has changed an inode of the images.
     fn changed(&mut self, number: u64, inode: &Inode) -> Result<()> {
         let (old, new) = (inode_of(self.versions.old, number)?, inode_of(self.versions.new, number)?);
-        let Some(old) = old else { return Ok(()) };
         let is_directory = inode.kind() == FileKind::Directory;
+        let Some(old) = old else { return self.returned(number, inode, new.as_ref()) };
         match new {
             None => self.tell(number, Why::Gone),
             Some(new) if new.kind() != inode.kind() => {
@@ -287,6 +293,20 @@ impl Upgrade<'_> {
         if !is_directory {
             self.keep_content(number, inode)?;
         }
+        self.keep_names(number)
+    }
+
+    /// It became the volume's own when an earlier version of the images did without it. If this one has it again, that is another.
+    fn returned(&mut self, number: u64, inode: &Inode, new: Option<&Inode>) -> Result<()> {
+        let Some(new) = new else { return Ok(()) };
+        if new.kind() != inode.kind() {
+            self.estranged.insert(number);
+        }
+        if inode.kind() != FileKind::Directory {
+            self.tell(number, Why::Content);
+            self.keep_content(number, inode)?;
+        }
+        self.keep_attributes(number)?;
         self.keep_names(number)
     }
 

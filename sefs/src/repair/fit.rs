@@ -39,11 +39,13 @@ pub(crate) fn fit(
     let mut plan = Plan::new(false, env.clock.now());
     plan.amend = amend;
     let scope = SurveyScope { scrub: false, lowers: &options.lowers };
+    let mut last = Vec::new();
     for _ in 0..MAX_ROUNDS {
         let (surveyed, found) = survey(backend.clone(), key, env, scope, &plan, on)?;
         let Some(surveyed) = surveyed else { return Ok(Fitted::Refused(found)) };
         let (hidden, rest) = plan.hide_nameless(&surveyed, found)?;
         if plan.put_right(&surveyed, &rest)? || hidden {
+            last = rest;
             continue;
         }
         let wrong = |finding: &Finding| {
@@ -55,7 +57,7 @@ pub(crate) fn fit(
         lay_down(backend, key, options, env, plan, surveyed, &rest)?;
         return Ok(Fitted::Done);
     }
-    Ok(Fitted::Refused(Vec::new()))
+    Ok(Fitted::Refused(last))
 }
 
 impl Plan {
@@ -71,7 +73,10 @@ impl Plan {
                     self.hide(surveyed, ino)?;
                     hidden = true;
                 }
-                Finding::DanglingEntry { dir, ino } => hidden |= self.hide_names(surveyed, dir, ino)?,
+                Finding::DanglingEntry { dir, ino } => match self.hide_names(surveyed, dir, ino)? {
+                    true => hidden = true,
+                    false => rest.push(finding),
+                },
                 finding => rest.push(finding),
             }
         }
@@ -96,11 +101,12 @@ impl Plan {
         Ok(())
     }
 
-    /// Hides the names of an inode that is hidden itself; false if there are none in the directory.
+    /// Hides the names that images have in a directory for an inode that is hidden itself; false if there are none. Names of the
+    /// volume's own stay, and then nothing is done at all.
     fn hide_names(&mut self, surveyed: &Surveyed, dir: InodeNo, ino: InodeNo) -> Result<bool> {
         let mut hidden = false;
         for (key, record) in self.names_of(surveyed, dir)? {
-            if record.ino == ino && self.record(surveyed, key)?.is_some() {
+            if record.ino == ino && self.record(surveyed, key)?.is_some() && !surveyed.has_own(key)? {
                 self.put(key, None);
                 hidden = true;
             }

@@ -96,13 +96,22 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
     }
 
     fn merge_chunk(&mut self, key: Key, patch: &Patch, planned: Option<&Planned>) -> Result<Option<Vec<u8>>> {
-        let old = self.store.read_chunk(self.root, key)?;
+        let is_layered = self.store.lowers.may_have(key.object);
+        let below = if is_layered { self.store.chunk_below(key)? } else { Some(Chunk::default()) };
+        let own = self.store.own_chunk(self.root, key)?;
+        let old = below.as_ref().filter(|_| is_layered).map_or_else(|| own.clone(), |below| own.over(below));
         let mut new = old.clone();
         let mut released: Vec<BlockLoc> = Vec::new();
-        new.apply(patch, &mut |loc| released.push(loc));
+        match below {
+            Some(_) => new.apply(patch, &mut |loc| released.push(loc)),
+            None => new.apply_over_unknown(patch, &mut |loc| released.push(loc)),
+        }
         if let Some(Planned::Blocks(most)) = planned {
             let (moved, left_one) = self.store.reseal_chunk(key, &new, self.old_epochs, *most)?;
-            new.apply(&moved, &mut |loc| released.push(loc));
+            match below {
+                Some(_) => new.apply(&moved, &mut |loc| released.push(loc)),
+                None => new.apply_over_unknown(&moved, &mut |loc| released.push(loc)),
+            }
             self.totals.left_one |= left_one;
         }
         for loc in released.iter().filter(|loc| loc.source == OWN_SOURCE) {
@@ -115,8 +124,8 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
         let delta = used(&new) - used(&old);
         let before = self.space.map_or(0, |(_, delta)| delta);
         self.space = Some((ObjectId(key.object), before + delta));
-        if self.store.lowers.may_have(key.object) {
-            new = new.apart_from(&self.store.lowers.chunk(key)?);
+        if let Some(below) = below.as_ref().filter(|_| is_layered) {
+            new = new.apart_from(below);
         }
         Ok(if new.is_empty() { None } else { Some(new.encode()) })
     }
@@ -135,7 +144,12 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
         let key = space_key(object);
         let old = match (self.store.corrected_space(object), self.store.stored_record(self.root, key)?) {
             (Some(blocks), _) => blocks,
-            (None, Some(bytes)) => SpaceRecord::decode(&bytes).map_err(|why| record_error(key, why))?.data_blocks,
+            (None, Some(bytes)) => match SpaceRecord::decode(&bytes) {
+                Ok(record) => record.data_blocks,
+                // What an image says there cannot be used; the check tells.
+                Err(_) if self.store.lowers.may_have(object.0) => 0,
+                Err(why) => return Err(record_error(key, why)),
+            },
             (None, None) => 0,
         };
         let blocks = old.saturating_add_signed(delta);

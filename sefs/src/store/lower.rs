@@ -14,6 +14,9 @@
 //! authenticates; another image is refused before anything of it is believed. What an image has is authenticated as in a mount of
 //! its own, and is never written.
 //!
+//! Who built an image may have had anything in mind. So its records lead nowhere else: an inode has content of its own number or none,
+//! an entry names an inode of the images. Anything else is `Corrupt` where it is met, and no image can reach what is the volume's.
+//!
 //! *Invariants*: nothing is read below before all images were given; images do not change while they are below.
 
 use alloc::collections::BTreeMap;
@@ -22,8 +25,10 @@ use alloc::vec::Vec;
 
 use crate::backend::Backend;
 use crate::env::Env;
-use crate::error::{Corrupt, Incompatible, Result};
-use crate::format::{BlockLoc, Chunk, FileKind, ImageType, Inode, Key, Kind, LowerRecord, MAX_EPOCHS, MAX_LOWERS};
+use crate::error::{Corrupt, Error, Incompatible, Result};
+use crate::format::{
+    BlockLoc, Chunk, DirEntryRecord, FileKind, ImageType, Inode, Key, Kind, LowerRecord, MAX_EPOCHS, MAX_LOWERS,
+};
 use crate::keys::VolumeKey;
 use crate::store::read::record_error;
 use crate::store::{Need, PACKED_IDS_END, Store, StoreOptions};
@@ -142,7 +147,9 @@ impl Lowers {
         }
         let images = self.images()?;
         if let [only] = images {
-            return tree::scan(only, only.files_root(), from, end, limit);
+            let records = tree::scan(only, only.files_root(), from, end, limit)?;
+            records.iter().try_for_each(|(key, bytes)| check_record(*key, bytes))?;
+            return Ok(records);
         }
         let (mut found, mut from) = (Vec::new(), Some(from));
         while let Some(at) = from
@@ -180,7 +187,11 @@ impl Lowers {
             if let Some(bytes) = tree::get(image, image.files_root(), key)? {
                 // At most MAX_LOWERS images.
                 let source = u8::try_from(at + 1).unwrap_or(u8::MAX);
-                return Ok((!self.is_hidden(at, key)?).then_some((source, bytes)));
+                if self.is_hidden(at, key)? {
+                    continue;
+                }
+                check_record(key, &bytes)?;
+                return Ok(Some((source, bytes)));
             }
         }
         Ok(None)
@@ -214,6 +225,7 @@ impl Lowers {
                 };
                 asked = Some((question.0, question.1, hidden));
                 if !hidden {
+                    check_record(key, &bytes)?;
                     merged.entry(key).or_insert(bytes);
                 }
             }
@@ -224,10 +236,17 @@ impl Lowers {
         Ok((merged, horizon))
     }
 
-    /// Whether an image above the one at index `at` has the number that this key is of.
+    /// Whether an image above the one at index `at` has the number that this key is of, or this one has something that hangs on
+    /// a number which it does not have.
     pub(crate) fn is_hidden(&self, at: usize, key: Key) -> Result<bool> {
+        let inode_key = Key::new(key.object, Kind::Inode, 0);
+        if let [_, _, ..] = &self.images[..]
+            && key.kind != Kind::Inode
+            && tree::get(&self.images[at], self.images[at].files_root(), inode_key)?.is_none()
+        {
+            return Ok(true);
+        }
         for above in &self.images[..at] {
-            let inode_key = Key::new(key.object, Kind::Inode, 0);
             let Some(bytes) = tree::get(above, above.files_root(), inode_key)? else { continue };
             let inode = Inode::decode(&bytes).map_err(|why| record_error(inode_key, why))?;
             if key.kind != Kind::DirEntry || inode.kind() != FileKind::Directory {
@@ -283,7 +302,7 @@ impl Store {
     /// Takes the next image below; see [`Lowers::attach`].
     pub(crate) fn attach_lower(&mut self, lower: &Lower, env: &Env) -> Result<()> {
         let count = self.lowers.table.len().max(1);
-        if self.lowers.images.is_empty() {
+        if self.lower_cache_bytes == 0 {
             // Half of what its own nodes and chunks could take is theirs.
             self.lower_cache_bytes = (self.nodes.budget_bytes() + self.chunks.budget_bytes()) / 2 / count;
             self.nodes = crate::cache::ByteCache::new(self.nodes.budget_bytes() / 2);
@@ -303,7 +322,21 @@ impl Store {
 
     /// What a tree holds to say that a record is not there: nothing, or, over one of an image, a record without a value.
     pub(super) fn absence(&self, key: Key) -> Result<Option<Vec<u8>>> {
-        Ok(self.lowers.get(key)?.map(|_| Vec::new()))
+        match self.lowers.get(key) {
+            Ok(below) => Ok(below.map(|_| Vec::new())),
+            // What an image has there cannot be used, but it is there: a checkpoint must not fail for it for ever.
+            Err(Error::Corrupt(_)) => Ok(Some(Vec::new())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The chunk below, for whoever merges one above it; `None` if what an image has there cannot be used.
+    pub(super) fn chunk_below(&self, key: Key) -> Result<Option<Chunk>> {
+        match self.lowers.chunk(key) {
+            Ok(chunk) => Ok(Some(chunk)),
+            Err(Error::Corrupt(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What the volume itself says of a record: nothing, or its value, empty if it says that there is none. Only after
@@ -330,6 +363,24 @@ impl Store {
     }
 }
 
+/// Refuses records that would lead out of the images, or to what belongs to another number.
+fn check_record(key: Key, bytes: &[u8]) -> Result<()> {
+    let is_below = |number: u64| number < PACKED_IDS_END;
+    let why = match key.kind {
+        Kind::Inode => Inode::decode(bytes).and_then(|inode| match inode.object.0 {
+            object if object != 0 && object != key.object => Err("an image's inode with content of another number"),
+            _ if !is_below(inode.parent.0) => Err("an image's directory in one that is none of the images'"),
+            _ => Ok(()),
+        }),
+        Kind::DirEntry => DirEntryRecord::decode(bytes).and_then(|entry| match entry.ino.0 {
+            1.. if is_below(entry.ino.0) => Ok(()),
+            _ => Err("an image's entry for an inode that is none of the images'"),
+        }),
+        _ => Ok(()),
+    };
+    why.map_err(|why| record_error(key, why))
+}
+
 /// Bytes that are enough for an image which is opened only to be asked who it is.
 const MIN_CACHE_BYTES: usize = 256 << 10;
 
@@ -348,4 +399,52 @@ fn open(lower: &Lower, (volume_id, root_digest): Wanted, cache_bytes: usize, env
         corrections: None,
     };
     Store::open_packed(lower.backend.clone(), lower.key.as_deref(), &options, env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::InodeFlags;
+    use crate::types::{InodeNo, ObjectId, Timestamp};
+
+    fn inode(object: u64, parent: u64) -> Vec<u8> {
+        let time = Timestamp { seconds: 0, nanoseconds: 0 };
+        Inode {
+            mode: 0o100_644,
+            uid: 0,
+            gid: 0,
+            links: 1,
+            flags: InodeFlags { inline: true, past_end: false },
+            size: 0,
+            object: ObjectId(object),
+            change: 1,
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            project: 0,
+            parent: InodeNo(parent),
+            entries: 0,
+            subdirs: 0,
+            extensions: Vec::new(),
+        }
+        .encode()
+    }
+
+    /// A hostile builder's records that would lead to what is the volume's, or to what is another inode's.
+    #[test]
+    fn records_of_images_lead_nowhere_else() {
+        let check = |kind, bytes: &[u8]| check_record(Key::new(70, kind, 0), bytes).is_ok();
+        assert!(check(Kind::Inode, &inode(70, 0)) && check(Kind::Inode, &inode(0, 1)));
+        for (object, parent) in [(71, 0), (PACKED_IDS_END, 0), (u64::MAX, 0), (70, PACKED_IDS_END), (70, u64::MAX)] {
+            assert!(!check(Kind::Inode, &inode(object, parent)), "{object} in {parent}");
+        }
+        let entry = |ino| DirEntryRecord { ino: InodeNo(ino), kind: FileKind::Regular, name: b"n".to_vec() }.encode();
+        assert!(check(Kind::DirEntry, &entry(1)) && check(Kind::DirEntry, &entry(PACKED_IDS_END - 1)));
+        for ino in [0, PACKED_IDS_END, PACKED_IDS_END + 5, u64::MAX] {
+            assert!(!check(Kind::DirEntry, &entry(ino)), "{ino}");
+        }
+        assert!(!check(Kind::Inode, b"nonsense") && !check(Kind::DirEntry, b"nonsense"));
+    }
 }

@@ -290,16 +290,18 @@ impl Store {
 
     /// The same, for whoever is going to change it.
     pub(crate) fn read_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
-        let own = match tree::get(self, root, key)? {
-            None => Chunk::default(),
-            Some(bytes) => {
-                Chunk::decode_as(&bytes, self.header.image.proofs()).map_err(|why| record_error(key, why))?
-            }
-        };
-        if self.lowers.may_have(key.object) {
-            return Ok(own.over(&self.lowers.chunk(key)?));
+        let own = self.own_chunk(root, key)?;
+        match self.lowers.may_have(key.object) {
+            true => Ok(own.over(&self.lowers.chunk(key)?)),
+            false => Ok(own),
         }
-        if own.hides_some() {
+    }
+
+    /// The chunk as the tree alone has it.
+    pub(super) fn own_chunk(&self, root: Option<Root>, key: Key) -> Result<Chunk> {
+        let Some(bytes) = tree::get(self, root, key)? else { return Ok(Chunk::default()) };
+        let own = Chunk::decode_as(&bytes, self.header.image.proofs()).map_err(|why| record_error(key, why))?;
+        if own.hides_some() && !self.lowers.may_have(key.object) {
             return Err(record_error(key, "holes over an image that is not there"));
         }
         Ok(own)

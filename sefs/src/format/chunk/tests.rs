@@ -237,6 +237,17 @@ mod over_images {
             }
         }
 
+        /// Whatever the image turns out to have.
+        #[test]
+        fn a_patch_over_what_cannot_be_read_means_the_same(own in any::chunk(1), below in any::chunk(2), patch in any::patch(3)) {
+            let below = below.named_below(1);
+            let mut content = own.over(&below);
+            content.apply(&patch, &mut |_| {});
+            let mut stored = own;
+            stored.apply_over_unknown(&patch, &mut |_| {});
+            prop_assert_eq!(stored.over(&below), content);
+        }
+
         #[test]
         fn what_is_not_said_is_what_the_image_has(below in any::chunk(2)) {
             let below = below.named_below(1);
