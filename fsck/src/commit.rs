@@ -16,7 +16,7 @@ use crate::source::FileId;
 
 /// What the new image is to be. Its key is given as for mkfs.sefs, behind the command's name.
 #[derive(clap::Args, Debug)]
-#[command(mut_arg("volume_id", |arg| arg.help("Give the new image this id instead of a random one")), mut_arg("anchor", |arg| arg.hide(true)), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)))]
+#[command(mut_arg("volume_id", |arg| arg.help("Give the new image this id instead of a random one")), mut_arg("anchor", |arg| arg.hide(true)), mut_arg("abandon_anchor", |arg| arg.hide(true)), mut_arg("root_digest", |arg| arg.hide(true)), mut_arg("share_file", |arg| arg.hide(true)), mut_arg("lower", |arg| arg.hide(true)))]
 pub(crate) struct CommitArgs {
     /// The image to write
     #[arg(long, short = 'O', value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -53,6 +53,10 @@ impl CommitArgs {
         let output = id(std::fs::metadata(&self.output));
         if output.is_some() && output == id(located.image.file().metadata()) {
             return Err(Failure::usage(self.output.display(), "it is the image that is read").way_out("name another"));
+        }
+        if !self.key.lower.is_empty() {
+            return Err(Failure::usage("--lower", "the new image lies over nothing: what lower images hold is in it")
+                .way_out("give it before commit, where it says what the volume lies over"));
         }
         let stop: Arc<AtomicBool> = interrupt::watch();
         let mut args = MkfsArgs::packed(self.output.clone(), self.key.clone(), self.options.clone());

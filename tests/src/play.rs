@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sefs::backend::Backend;
 use sefs::error::{Error, Posix, Result};
 use sefs::types::InodeNo;
-use sefs::vfs::{Attr, Caller, FileKind, NewInode, OpenOptions, RenameMode, SetAttr, Volume, WriteMode};
+use sefs::vfs::{Attr, Caller, FileKind, NewInode, NewLower, OpenOptions, RenameMode, SetAttr, Volume, WriteMode};
 
 use crate::recorder::Recorder;
 use crate::world::{World, small_memory};
@@ -26,6 +26,15 @@ impl Play {
     pub fn new(size_bytes: u64) -> Play {
         let world = World::new(size_bytes ^ 0x9117);
         let disk = Recorder::plain(world.format(size_bytes));
+        let options = small_memory();
+        let volume = world.open(Arc::new(disk.clone()), &options).expect("opening a fresh volume");
+        Play { volume, disk, world, options }
+    }
+
+    /// The same over images.
+    pub fn over(size_bytes: u64, lowers: &[NewLower]) -> Play {
+        let mut world = World::new(size_bytes ^ 0x9117);
+        let disk = Recorder::plain(world.format_over(size_bytes, lowers));
         let options = small_memory();
         let volume = world.open(Arc::new(disk.clone()), &options).expect("opening a fresh volume");
         Play { volume, disk, world, options }

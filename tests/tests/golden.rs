@@ -8,11 +8,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sefs::backend::{Backend, HostBuf, MemoryBackend};
 use sefs::env::Env;
 use sefs::keys::VolumeKey;
 use sefs::types::{InodeNo, Timestamp};
 use sefs::vfs::{
-    AllocateMode, Attr, Caller, FileKind, NewInode, OpenOptions, SetAttr, SetTime, Volume, WriteMode, XattrMode,
+    AllocateMode, Attr, Caller, FileKind, Lower, NewInode, NewLower, OpenOptions, SetAttr, SetTime, Volume, WriteMode,
+    XattrMode,
 };
 use sefs_tests::disk::{Disk, PAGE};
 use sefs_tests::play::Play;
@@ -23,8 +25,12 @@ use sefs_tests::world::{World, key, small_memory};
 
 /// Images by name: what of the format they show.
 #[allow(clippy::type_complexity)]
-const IMAGES: [(&str, fn() -> Disk, fn() -> VolumeKey); 3] =
-    [("v1-closed", closed, key), ("v1-with-log", with_log, key), ("v1-rotating", rotating, later_key)];
+const IMAGES: [(&str, fn() -> Disk, fn() -> VolumeKey); 4] = [
+    ("v1-closed", closed, key),
+    ("v1-with-log", with_log, key),
+    ("v1-rotating", rotating, later_key),
+    ("v1-over-image", over_image, key),
+];
 
 /// The key of a volume that was made with another.
 fn later_key() -> VolumeKey {
@@ -61,7 +67,22 @@ fn every_golden_image_opens() {
 fn open(disk: Disk, key: fn() -> VolumeKey, read_only: bool) -> Volume {
     let options = OpenOptions { read_only, ..small_memory() };
     let backend = Arc::new(Recorder::plain(disk));
-    Volume::open(backend, &key(), &options, &World::new(1).env).expect("a golden image opens")
+    let mut volume = Volume::open(backend, &key(), &options, &World::new(1).env).expect("a golden image opens");
+    for _ in 0..volume.lowers().len() {
+        volume.attach_lower(&golden_lower().image, &World::new(1).env).expect("a golden image lies below");
+    }
+    volume
+}
+
+/// The packed image that volumes of this format lie over.
+fn golden_lower() -> NewLower {
+    let image = std::fs::read(folder().join("packed-public-1.pages")).expect("a golden image");
+    let backend = Arc::new(MemoryBackend::new(image.len() as u64));
+    let mut buf = HostBuf::zeroed(image.len());
+    buf.bytes_mut().copy_from_slice(&image);
+    backend.write_at(0, buf).expect("memory does not fail");
+    let root_digest = Volume::read_root_digest(&*backend, &Env::host()).ok();
+    NewLower { image: Lower { backend, key: None }, root_digest, note: b"packed-public-1".to_vec() }
 }
 
 /// Length, then for each used page its number and its bytes.
@@ -175,6 +196,26 @@ fn with_log() -> Disk {
     play.volume.sync().expect("a healthy disk");
     play.put(play.ino("dir/chunks"), 200_000, &filling(6, 5000));
     play.rename("dir/empty", "dir/deep/renamed").expect("a healthy disk");
+    play.volume.sync().expect("a healthy disk");
+    play.disk.disk()
+}
+
+/// A volume over an image: names removed and made, blocks written over and punched, attributes, and a log.
+fn over_image() -> Disk {
+    let play = Play::over(4 << 20, &[golden_lower()]);
+    let root = Caller::root();
+    let dir = play.at(3_000_000).ino("dir");
+    play.volume.unlink(&root, dir, b"holes").expect("it is there");
+    play.volume.unlink(&root, InodeNo::ROOT, b"again").expect("it is there");
+    play.volume.remove_xattr(&root, play.ino("dir/block"), b"security.large").expect("it is there");
+    play.put(play.ino("dir/chunks"), 10_000, &filling(4, 5000));
+    play.volume
+        .allocate(&root, play.ino("dir/chunks"), 40_960, 8192, AllocateMode::PunchHole)
+        .expect("a hole needs no space");
+    play.put(play.ino("dir/inline"), 3000, b"no longer inline");
+    let play = play.remount();
+    play.file("made over it");
+    play.rename("special 0", "dir/moved").expect("a healthy disk");
     play.volume.sync().expect("a healthy disk");
     play.disk.disk()
 }

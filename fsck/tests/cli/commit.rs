@@ -150,6 +150,7 @@ fn a_commit_that_makes_no_sense_is_refused() {
     let bench = Bench::with_image();
     let commit = |more: &[&str]| bench.debug(&[&["a", "--key-file", "key", "commit"], more].concat());
     commit(&["--output", "a", "--public", "--force"]).refused(2, &["it is the image that is read"]);
+    commit(&["--output", "b", "--public", "--lower", "a"]).refused(2, &["the new image lies over nothing"]);
     commit(&["--output", "b"]).refused(2, &["no key is given"]);
     commit(&["--output", "b", "--public", "--key-file", "key"]).refused(2, &["a public image has no key"]);
     commit(&["--output", "phrase", "--public"]).refused(1, &["phrase: it holds", "--force"]);
@@ -158,4 +159,16 @@ fn a_commit_that_makes_no_sense_is_refused() {
     assert!(!bench.path("b").exists());
     commit(&["--output", "b", "--public"]).succeeded();
     assert_eq!(fs::read(bench.path("phrase")).unwrap(), b"correct horse\n");
+}
+
+#[test]
+fn a_commit_of_a_layered_volume_holds_all_layers() {
+    let bench = Bench::with_image();
+    bench.mkfs(&["low", "--from", "src", "--read-only", "--public", "-q"]).succeeded();
+    bench.mkfs(&["up", "--size", "64M", "--lower", "low", "--key-file", "key", "-q"]).succeeded();
+    let commit = ["up", "--key-file", "key", "--json", "commit", "--output", "all", "--public"];
+    let made = bench.debug(&commit).succeeded();
+    let digest = made.json()["root_digest"].as_str().unwrap().to_string();
+    let content = bench.debug(&["all", "--root-digest", &digest, "cat", "sub/large"]).succeeded().out;
+    assert!(content == pattern(300_000));
 }

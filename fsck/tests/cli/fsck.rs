@@ -155,7 +155,7 @@ fn bad_images_are_named_with_reason_and_way_out() {
         patched
     };
     refused(&patched(8, 2), &["format version 2 is not supported; use a newer release"]);
-    refused(&patched(16, 1), &["feature flags 0x1 are not supported"]);
+    refused(&patched(16, 64), &["feature flags 0x40 are not supported"]);
     bench.fsck(&["gone", "--key-file", "key"]).refused(8, &["gone: No such file or directory; check the path"]);
     bench.fsck(&[".", "--key-file", "key"]).refused(8, &["neither a file nor a block device"]);
 }

@@ -255,7 +255,8 @@ fn of_several_images_the_topmost_has_a_path_and_directories_are_merged() {
             ("etc/deep", Item::Dir),
             ("etc/deep/bottom", file("b")),
             ("etc/deep/sub", Item::Dir),
-            ("big", blocks(&[2, 3, 4])),
+            // More than a chunk, so that some of it has no counterpart above.
+            ("big", blocks(&[2; 70])),
             ("was-dir", Item::Dir),
             ("was-dir/below", Item::Dir),
             ("was-dir/below/x", file("hidden")),
