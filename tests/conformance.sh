@@ -3,9 +3,10 @@
 #
 #   tests/conformance.sh [--ext4|--layered] [pjdfstest|fsx]...
 #
-# --layered runs on a volume over a packed image, in directories that the image has. --ext4 runs the same on an ext4 loop image, to see what the suites and this kernel give elsewhere. Without a name both
-# suites run. They are installed into target/conformance on first use. Needs root and /dev/fuse; without them it says so
-# loudly and ends with 77, the code that test harnesses count as skipped.
+# --layered runs on a volume over a packed image, in directories that the image has. --ext4 runs the same on an ext4 loop
+# image, to see what the suites and this kernel give elsewhere. Without a name both suites run. They are installed into
+# target/conformance on first use. Needs root and /dev/fuse; without them it says so loudly and ends with 77, the code that
+# test harnesses count as skipped.
 #
 # Environment: SEFS_BIN, a folder with mkfs-sefs, fsck-sefs and mount-sefs (default: cargo builds them in release mode);
 # FSX_OPS (20000) operations and FSX_SEEDS ("1 2 3") of fsx; TMPDIR decides the disk; KEEP=1 leaves the log there.
@@ -24,7 +25,7 @@ for arg in "$@"; do
     --ext4) ext4=1 ;;
     --layered) layered=1 ;;
     pjdfstest | fsx) run+=("$arg") ;;
-    *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 [ ${#run[@]} -gt 0 ] || run=(pjdfstest fsx)
