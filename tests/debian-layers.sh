@@ -101,6 +101,7 @@ make_root() {
 
 # A package of 5,000 files of 0 to 9 KB in 60 folders.
 make_package() {
+    rm -rf --one-file-system "$work/package"
     python3 - "$work/package" <<'PY'
 import os, sys
 root = sys.argv[1]
