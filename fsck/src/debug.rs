@@ -1,7 +1,8 @@
-//! `debug.sefs`: looks inside a volume without mounting it, and changes no byte of it; `commit` writes another image.
+//! `debug.sefs`: looks inside a volume without mounting it, and changes no byte of it, but for `upgrade`; `commit` writes another image.
 
 mod compare;
 mod layout;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -18,6 +19,7 @@ use sefs::vfs::{Attr, Caller, DirEntry, Volume, VolumeInfo};
 use sefs_manifest::{Digest, Record};
 use serde_json::{Value, json};
 
+use self::upgrade::UpgradeArgs;
 use crate::commit::CommitArgs;
 use crate::image::ImageUse;
 use crate::invocation;
@@ -34,7 +36,7 @@ use crate::report::{Failure, FailureKind, Output, Tool, harden};
 use crate::showing::{entry_json, header_json, header_text, hex, info_json, info_text, line, slot_label, stat_text};
 use crate::size;
 
-/// Look inside a SEFS volume without mounting it. Nothing is changed, not even a log is replayed on disk.
+/// Look inside a SEFS volume without mounting it. Nothing is changed, not even a log is replayed on disk; upgrade alone writes.
 #[derive(Parser, Debug)]
 #[command(name = "debug.sefs", bin_name = "debug.sefs", version, max_term_width = 100, subcommand_required = true)]
 pub struct DebugArgs {
@@ -129,6 +131,17 @@ enum Look {
     },
     /// Write a packed image of everything in the volume as it is now
     Commit(Box<CommitArgs>),
+    /// Put the volume over other versions of its images
+    ///
+    /// What is the volume's own stays, and everything else is as the new images have it. Both versions are needed: the old one is found
+    /// by the notes in the volume or by --lower. Where both sides changed the same thing, the volume's side stays, and a line
+    /// "KIND PATH: REASON" tells: content, attributes, gone (no longer in the image), name (the image has something else there),
+    /// removed (in the volume), left-out (a hard link of the image that leads to something else in the volume). What the image has
+    /// instead is still in the image.
+    ///
+    /// It happens with one checkpoint: when it is cut off, it has happened or it has not, and super shows which.
+    /// Exit codes: 0 done, 1 done with conflicts, 2 or more trouble: the volume still lies over the old images.
+    Upgrade(Box<UpgradeArgs>),
     /// Check a proof against the root of a manifest; IMAGE is the proof, and no key is needed
     VerifyProof {
         /// The root, as manifest showed it
@@ -152,7 +165,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
             TOOL.fail(&failure);
             debug.tell_programs(&failure);
             match (&debug.args.look, failure.kind()) {
-                (Look::Diff { .. }, _) => TROUBLE.into(),
+                (Look::Diff { .. } | Look::Upgrade(_), _) => TROUBLE.into(),
                 (_, FailureKind::Usage) => WRONG_USAGE.into(),
                 (_, FailureKind::Operational) => ExitCode::FAILURE,
             }
@@ -162,7 +175,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
 
 /// The exit code of a command line that makes no sense.
 const WRONG_USAGE: u8 = 2;
-/// diff(1)'s exit codes: differences, and anything that kept them from being found.
+/// diff(1)'s exit codes, and those of an upgrade: differences or conflicts, and anything that kept it from being done.
 const DIFFERS: u8 = 1;
 const TROUBLE: u8 = 2;
 const TOOL: Tool = Tool("debug.sefs");
@@ -181,11 +194,16 @@ struct Debug {
 }
 
 impl Debug {
-    /// `false`: the two that were compared differ.
+    /// `false`: the two that were compared differ, or an upgrade met conflicts.
     fn run(&mut self) -> Result<bool, Failure> {
         self.args.key = MountOptions::key_args(&self.args.options, &self.args.key)?;
-        if let Look::VerifyProof { root } = self.args.look {
-            return self.verify_proof(&root).map(|()| true);
+        match &self.args.look {
+            Look::VerifyProof { root } => return self.verify_proof(&root.clone()).map(|()| true),
+            Look::Upgrade(upgrade) => {
+                let answer = (&mut self.out, &mut self.answered);
+                return upgrade.run(&self.args.image, &self.args.key, self.args.json, answer);
+            }
+            _ => {}
         }
         let located = Located::open(&self.args.image, ImageUse::ReadOnly)?;
         let enters = match located.header.image {
@@ -220,6 +238,7 @@ impl Debug {
             Look::Prove { paths, output } => self.prove(&volume, &paths.clone(), output.clone().as_deref())?,
             Look::VerifyProof { root } => self.verify_proof(&root.clone())?,
             Look::Commit(commit) => commit.run(&volume, entry.located(), self.args.json, TOOL)?,
+            Look::Upgrade(_) => {}
             Look::Diff { other, times } => return self.diff(&volume, &other.clone(), *times),
         }
         Ok(true)

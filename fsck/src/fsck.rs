@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sefs::check::{CheckOptions, CheckSummary, Event, Finding, Loss, Severity, Stage};
+use sefs::check::{CheckOptions, CheckSummary, Event, Finding, Loss, Severity};
 use sefs::error::Error;
 use sefs::format::{FEATURE_LAYERED, FileKind};
 use sefs::repair::{Fix, Outcome, Refusal, repair};
@@ -25,7 +25,7 @@ use crate::key_source::KeyArgs;
 use crate::mount_options::MountOptions;
 use crate::names::escaped;
 use crate::opening::{Entry, Located, Unlocked};
-use crate::progress::{Progress, Unit};
+use crate::progress::StageProgress;
 use crate::report::{Failure, FsckExit, Output, Tool, harden};
 
 /// Check a SEFS volume, and repair it when asked.
@@ -262,10 +262,10 @@ impl Fsck {
 
     fn check(&self, entry: &Entry) -> Result<Checked, Failure> {
         let options = CheckOptions { scrub: self.scrubs(), ..self.check_options(entry.options()?)? };
-        let (mut stage, mut progress) = (None, None);
+        let mut progress = StageProgress::new("checking", self.quiet);
         let (mut findings, mut repairable) = (Vec::new(), 0);
         let summary = entry.check(&options, &mut |event| match event {
-            Event::Progress { done, total, what } => self.advance(&mut stage, &mut progress, (what, done, total)),
+            Event::Progress { done, total, what } => progress.set(what, done, total),
             Event::Finding(finding) => {
                 repairable += u64::from(finding.repairable());
                 if findings.len() < FINDINGS_SHOWN {
@@ -281,26 +281,6 @@ impl Fsck {
     /// Data blocks are given up only after it was seen that they do not authenticate.
     fn scrubs(&self) -> bool {
         self.args.scrub || self.args.accept_loss.iter().any(|loss| matches!(loss, Loss::Data { .. }))
-    }
-
-    fn advance(
-        &self,
-        stage: &mut Option<Stage>,
-        progress: &mut Option<Progress>,
-        (what, done, total): (Stage, u64, u64),
-    ) {
-        if *stage != Some(what) {
-            (*stage, *progress) = (Some(what), self.progress(what, total));
-        }
-        if let Some(progress) = progress {
-            progress.set_total(total);
-            progress.set(done);
-        }
-    }
-
-    fn progress(&self, what: Stage, total: u64) -> Option<Progress> {
-        let total = (total > 0).then_some(total);
-        (!self.quiet).then(|| Progress::start(&format!("checking {}", what.name()), Unit::Items, total))
     }
 
     fn finding(&mut self, finding: &Finding, repaired: bool) -> Result<(), Failure> {
@@ -335,7 +315,7 @@ impl Fsck {
     /// Repairs, and tells what was done; `Err` says why nothing was.
     fn repair(&mut self, unlocked: &Unlocked) -> Result<Result<(), String>, Failure> {
         let options = CheckOptions { lowers: unlocked.lowers()?, ..self.check_options(unlocked.options()?)? };
-        let (mut stage, mut progress) = (None, None);
+        let mut progress = StageProgress::new("checking", self.quiet);
         let backend = unlocked.located.backend.clone();
         let outcome = repair(
             backend,
@@ -343,7 +323,7 @@ impl Fsck {
             &options,
             &self.args.accept_loss,
             &unlocked.env(),
-            &mut |what, done, total| self.advance(&mut stage, &mut progress, (what, done, total)),
+            &mut |what, done, total| progress.set(what, done, total),
         );
         drop(progress);
         match outcome.map_err(|error| unlocked.failed(&error))? {

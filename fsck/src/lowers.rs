@@ -155,6 +155,24 @@ impl LowerImage {
         Ok(NewLower { image: self.lower.clone(), root_digest: Some(root_digest), note: self.spec.note()? })
     }
 
+    /// What is to be said where nothing but the image itself says which it is.
+    pub(crate) fn taken_as_it_stands(&self, new: &NewLower) -> Option<String> {
+        match (new.root_digest, &new.image.key, self.spec.key.root_digest) {
+            (Some(digest), None, None) => Some(format!(
+                "{} is public, and no root digest was given: the volume is bound to the one that stands there, {}",
+                self.spec.path.display(),
+                RootDigest(digest)
+            )),
+            _ => None,
+        }
+    }
+
+    /// The image's name and its root digest, for people.
+    pub(crate) fn bound(&self, new: &NewLower) -> (String, String) {
+        let name = escaped(self.spec.path.as_os_str().as_encoded_bytes());
+        (name, new.root_digest.map(|digest| RootDigest(digest).to_string()).unwrap_or_default())
+    }
+
     /// Demands what can be seen before the image is authenticated, so that another one is not taken for a wrong key, and what the
     /// caller demands beside the volume.
     fn demand(&self, wanted: &LowerRecord, volume: &Path) -> Result<(), Failure> {
@@ -265,7 +283,7 @@ fn find_key(
     }
     // The volume's key opens the volume, so what is wrong is that the image has another.
     let failure = failure.unwrap_or_else(|| Failure::usage(spec.path.display(), "no key is given"));
-    Err(failure.way_out(format!("if its key is not the volume's: --lower {},key-file=FILE", spec.path.display())))
+    Err(failure.way_out(format_args!("if its key is not the volume's, {}", spec.naming())))
 }
 
 /// How the image is found that a record is about.

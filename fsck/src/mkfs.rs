@@ -35,7 +35,6 @@ use crate::place::{Place, host_refused, is_device};
 use crate::populate::{self, Counts, PopulateError, Step, Survey};
 use crate::progress::{Progress, Unit};
 use crate::report::{Failure, Output, Tool, harden};
-use crate::root_digest::RootDigest;
 use crate::size;
 use crate::source::FileId;
 use crate::volume_id::VolumeId;
@@ -367,12 +366,8 @@ impl Mkfs {
         for spec in &key.lower {
             let image = LowerImage::open(spec.clone(), key, sources, TOOL)?;
             let new = image.as_new()?;
-            if let (Some(digest), None, None) = (new.root_digest, &new.image.key, spec.key.root_digest) {
-                self.warn(&format!(
-                    "{} is public, and no root digest was given: the volume is bound to the one that stands there, {}",
-                    spec.path.display(),
-                    RootDigest(digest)
-                ));
+            if let Some(warning) = image.taken_as_it_stands(&new) {
+                self.warn(&warning);
             }
             lowers.push((image, new));
         }
@@ -492,7 +487,7 @@ impl Mkfs {
             kinds: sources.iter().map(KeySource::label).collect(),
             anchor: sources.iter().find_map(|source| source.anchor.as_ref()).map(AnchorSpec::to_string),
             counts,
-            lowers: content.lowers.iter().map(|(image, new)| bound(image, new)).collect(),
+            lowers: content.lowers.iter().map(|(image, new)| image.bound(new)).collect(),
         })
     }
 
@@ -626,12 +621,6 @@ impl Mkfs {
             "lowers": made.lowers.iter().map(|(image, digest)| json!({"image": image, "root_digest": digest})).collect::<Vec<_>>(),
         })
     }
-}
-
-/// An image's name and the root digest that the volume is bound to.
-fn bound(image: &LowerImage, new: &NewLower) -> (String, String) {
-    let name = escaped(image.spec.path.as_os_str().as_encoded_bytes());
-    (name, new.root_digest.map(|digest| RootDigest(digest).to_string()).unwrap_or_default())
 }
 
 /// A fresh volume key, and a slot for each of its owners.

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sefs::check::Stage;
 
 /// How far something has come.
 pub struct Progress {
@@ -83,6 +84,38 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// How far a check, or what is made of checks, has come: a bar for each of its parts.
+pub struct StageProgress {
+    /// What is being done, before the part's name.
+    verb: &'static str,
+    quiet: bool,
+    part: Option<(Stage, Progress)>,
+}
+
+impl StageProgress {
+    /// Nothing is drawn before the first [`StageProgress::set`], and nothing ever when `quiet`.
+    pub fn new(verb: &'static str, quiet: bool) -> StageProgress {
+        StageProgress { verb, quiet, part: None }
+    }
+
+    /// So much of this part is done; a `total` of 0 is an unknown one.
+    pub fn set(&mut self, stage: Stage, done: u64, total: u64) {
+        if self.quiet {
+            return;
+        }
+        if self.part.as_ref().is_none_or(|(shown, _)| *shown != stage) {
+            // The bar before it goes first, so that the two are not drawn over each other.
+            self.part = None;
+            let label = format!("{} {}", self.verb, stage.name());
+            self.part = Some((stage, Progress::start(&label, Unit::Items, (total > 0).then_some(total))));
+        }
+        if let Some((_, progress)) = &mut self.part {
+            progress.set_total(total);
+            progress.set(done);
+        }
     }
 }
 

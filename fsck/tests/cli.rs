@@ -34,3 +34,5 @@ mod sealing;
 mod speech;
 #[path = "cli/stories.rs"]
 mod stories;
+#[path = "cli/upgrade.rs"]
+mod upgrade;

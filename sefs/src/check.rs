@@ -113,6 +113,8 @@ pub enum Stage {
     Space,
     /// Names and links; the unit is a directory entry.
     Names,
+    /// Not of a check but of an upgrade, before it: what the volume has changed of its images; the unit is an inode.
+    Changes,
 }
 
 impl Stage {
@@ -123,6 +125,7 @@ impl Stage {
             Stage::Trees => "trees",
             Stage::Space => "space",
             Stage::Names => "names",
+            Stage::Changes => "changes",
         }
     }
 }

@@ -58,6 +58,20 @@ pub enum Why {
     Removed,
 }
 
+impl Why {
+    /// A word for programs, the same in every release.
+    pub fn code(self) -> &'static str {
+        match self {
+            Why::Content => "content",
+            Why::Attributes => "attributes",
+            Why::Gone => "gone",
+            Why::Name => "name",
+            Why::LeftOut => "left-out",
+            Why::Removed => "removed",
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -119,7 +133,7 @@ pub fn upgrade(
         estranged: BTreeSet::new(),
         removed: Vec::new(),
     };
-    upgrade.run(&table)?;
+    upgrade.run(&table, on)?;
     let Upgrade { amend, mut conflicts, .. } = upgrade;
     store.close()?;
     drop(store);
@@ -187,9 +201,12 @@ struct Upgrade<'a> {
 }
 
 impl Upgrade<'_> {
-    fn run(&mut self, table: &[LowerRecord]) -> Result<()> {
+    fn run(&mut self, table: &[LowerRecord], on: &mut dyn FnMut(Stage, u64, u64)) -> Result<()> {
         self.names = self.walk()?;
-        for (number, inode) in self.own_inodes()? {
+        let own = self.own_inodes()?;
+        let total = own.len() as u64;
+        for (done, (number, inode)) in (0..).zip(own) {
+            on(Stage::Changes, done, total);
             match inode {
                 None => self.removed(number)?,
                 Some(inode) if inode.links > 0 => self.changed(number, &inode)?,
