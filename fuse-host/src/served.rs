@@ -3,7 +3,9 @@
 //! *Invariants*: the volume is taken out only under the exclusive lock, so no operation runs during or after `close` or
 //! `shut`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use fuser::Errno;
 use sefs::error::{Error, Result};
@@ -13,11 +15,18 @@ use crate::activity::Activity;
 use crate::convert;
 use crate::report::Reports;
 
+/// So long nothing comes when the kernel has nothing to write any more.
+const QUIET: Duration = Duration::from_millis(100);
+const QUIET_AT_MOST: Duration = Duration::from_secs(30);
+
 /// A volume that threads of the mount share.
 pub(crate) struct Served {
     state: RwLock<State>,
     pub(crate) activity: Activity,
     reports: Reports,
+    /// Changes that began, and that ended.
+    begun: AtomicU64,
+    ended: AtomicU64,
 }
 
 enum State {
@@ -34,6 +43,8 @@ impl Served {
             state: RwLock::new(State::Open(Box::new(volume))),
             activity: Activity::default(),
             reports: Reports::default(),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
         }
     }
 
@@ -49,9 +60,24 @@ impl Served {
 
     /// Runs an operation that leaves something to be made durable.
     pub(crate) fn change<T>(&self, operation: impl FnOnce(&Volume) -> Result<T>) -> std::result::Result<T, Errno> {
+        self.begun.fetch_add(1, Ordering::AcqRel);
         let result = self.read(operation);
+        self.ended.fetch_add(1, Ordering::AcqRel);
         self.activity.happened();
         result
+    }
+
+    /// Waits until no change is under way and none came for a while; on a busy mount not for ever.
+    pub(crate) fn wait_for_quiet(&self) {
+        let counts = || (self.ended.load(Ordering::Acquire), self.begun.load(Ordering::Acquire));
+        let (mut before, mut quiet_since, started) = (counts(), Instant::now(), Instant::now());
+        while started.elapsed() < QUIET_AT_MOST && quiet_since.elapsed() < QUIET {
+            std::thread::sleep(QUIET / 10);
+            let now = counts();
+            if now != before || now.0 != now.1 {
+                (before, quiet_since) = (now, Instant::now());
+            }
+        }
     }
 
     /// Closes the volume after the operations that still run: a commit and a last checkpoint. Once; later calls do

@@ -75,6 +75,8 @@ fn shut(served: &Served, place: &Place, flush: Flush) -> Result<(), Errno> {
     }
     if flush == Flush::All {
         place.write_back()?;
+        // The kernel has sent what it held when this returns; some do not wait until it was written (6.18 does not).
+        served.wait_for_quiet();
     }
     if flush != Flush::Nothing {
         served.read(|volume| volume.sync())?;
