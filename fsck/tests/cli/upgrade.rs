@@ -219,10 +219,13 @@ fn an_interrupt_before_the_checkpoint_leaves_the_volume_as_it_was() {
     // It waits for the new image's key, which nobody gives.
     let args = ["top", "--key-file", "key", "upgrade", "--to", "sealed,key-file=-"];
     let mut child = bench.command(DEBUG, &args).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.as_mut().unwrap().write_all(b"half of a key").unwrap();
+    // Waiting closes what the child still holds, and the end of the key would come before the signal.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"half of a key").unwrap();
     sleep(Duration::from_millis(300));
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(stdin);
     assert!(before == bench.content_of("top"));
     bench.demand_changed(&[]);
 }
