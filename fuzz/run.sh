@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds fuzz targets and runs them: fuzz/run.sh TARGET|all [SECONDS | -runs=N]. One summary line for each target, also when
+# Builds fuzz targets and runs them: fuzz/run.sh TARGET|all [SECONDS | -runs=N | build]. One summary line for each target, also when
 # it is interrupted; the exit code says whether anything was found. With SEFS_FUZZ_JOBS=N as many processes share a corpus,
 # and the line adds them up. What is found lies in fuzz/artifacts/TARGET; move it to fuzz/regressions/TARGET,
 # where every `cargo test` of this folder replays it.
@@ -7,11 +7,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 all=(decode patch mount_image mount_image_forged operations key_slots mkfs_input sealed_blob)
-which=${1:?usage: fuzz/run.sh TARGET|all [SECONDS | -runs=N]}
+which=${1:?usage: fuzz/run.sh TARGET|all [SECONDS | -runs=N | build]}
 [ "$which" = all ] || [[ " ${all[*]} " = *" $which "* ]] || { echo "fuzz/run.sh: no target '$which'; there are: ${all[*]}" >&2; exit 2; }
 bound=${2:-60}
 case $bound in
-    -runs=*) ;;
+    -runs=* | build) ;;
     *) bound=-max_total_time=$bound ;;
 esac
 toolchain=${SEFS_FUZZ_TOOLCHAIN:-nightly}
@@ -30,6 +30,7 @@ else
     targets=("$which")
     cargo "+$toolchain" fuzz build "${flags[@]}" "$which"
 fi
+[ "$bound" != build ] || exit 0
 binaries=$target_dir/$triple/release
 
 longest() {  # The longest input that still means more.
