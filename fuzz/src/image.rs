@@ -84,7 +84,7 @@ impl Image {
 /// What a volume under a suite runs on: the same clock and the same random bytes for each input.
 pub fn world(suite: &Arc<dyn Suite>) -> World {
     let world = World::new(0xf022);
-    World { env: Env { suite: suite.clone(), ..world.env }, clock: world.clock }
+    World { env: Env { suite: suite.clone(), ..world.env }, ..world }
 }
 
 #[derive(Clone, Copy)]
