@@ -96,6 +96,17 @@ fn image(items: &Items, is_public: bool) -> NewLower {
     NewLower { image: Lower { backend, key }, root_digest, note: b"a note".to_vec() }
 }
 
+fn format_options() -> FormatOptions {
+    FormatOptions {
+        size_bytes: 16 << 20,
+        volume_id: [1; 16],
+        label: String::new(),
+        slots: Vec::new(),
+        anchor: None,
+        root: Owner { mode: 0o755, uid: 0, gid: 0 },
+    }
+}
+
 /// A volume over images, and what it is asked.
 struct Bench {
     backend: Arc<MemoryBackend>,
@@ -105,15 +116,7 @@ struct Bench {
 impl Bench {
     fn over(lowers: Vec<NewLower>) -> Bench {
         let backend = Arc::new(MemoryBackend::new(0));
-        let options = FormatOptions {
-            size_bytes: 16 << 20,
-            volume_id: [1; 16],
-            label: String::new(),
-            slots: Vec::new(),
-            anchor: None,
-            root: Owner { mode: 0o755, uid: 0, gid: 0 },
-        };
-        Volume::format_over(backend.clone(), &key(), &options, &lowers, &Env::host()).unwrap();
+        Volume::format_over(backend.clone(), &key(), &format_options(), &lowers, &Env::host()).unwrap();
         let bench = Bench { backend, lowers };
         bench.is_whole();
         bench
@@ -302,14 +305,7 @@ fn of_several_images_the_topmost_has_a_path_and_directories_are_merged() {
 fn a_hard_link_that_would_lead_to_another_images_file_is_refused() {
     let top = image(&vec![("a", file("top"))], true);
     let bottom = image(&vec![("a", file("bottom")), ("b", Item::Link("a"))], true);
-    let options = FormatOptions {
-        size_bytes: 16 << 20,
-        volume_id: [1; 16],
-        label: String::new(),
-        slots: Vec::new(),
-        anchor: None,
-        root: Owner { mode: 0o755, uid: 0, gid: 0 },
-    };
+    let options = format_options();
     let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(0));
     let lowers = [top.clone(), bottom.clone()];
     let refused = Volume::format_over(backend.clone(), &key(), &options, &lowers, &Env::host()).unwrap_err();

@@ -99,7 +99,10 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
         let is_layered = self.store.lowers.may_have(key.object);
         let below = if is_layered { self.store.chunk_below(key)? } else { Some(Chunk::default()) };
         let own = self.store.own_chunk(self.root, key)?;
-        let old = below.as_ref().filter(|_| is_layered).map_or_else(|| own.clone(), |below| own.over(below));
+        let old = match &below {
+            Some(below) if is_layered => own.over(below),
+            Some(_) | None => own,
+        };
         let mut new = old.clone();
         let mut released: Vec<BlockLoc> = Vec::new();
         match below {
