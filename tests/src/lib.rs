@@ -17,6 +17,7 @@ pub mod image;
 pub mod interposed;
 pub mod ledger;
 pub mod loss;
+pub mod meanwhile;
 pub mod model;
 pub mod op;
 pub mod packed;

@@ -1,12 +1,16 @@
 //! Every sequence of operations gives the same answers and the same tree as the model of POSIX, over clean remounts,
 //! crashes after a sync, small memory and small volumes.
 
+use std::sync::Arc;
+
 use proptest::test_runner::{Config, TestCaseError, TestError};
 use sefs::vfs::OpenOptions;
+use sefs_tests::meanwhile::Meanwhile;
 use sefs_tests::op::{Op, Profile, runner, sequence, sequences};
+use sefs_tests::recorder::Recorder;
 use sefs_tests::seed::{scaled, seed};
 use sefs_tests::stage::Stage;
-use sefs_tests::world::small_memory;
+use sefs_tests::world::{World, small_memory};
 
 const ORDINARY: Profile = Profile { atomic: false, largest: 600_000, huge: true, remounts: true };
 
@@ -57,6 +61,22 @@ fn little_memory() {
 fn small_volume() {
     let profile = Profile { largest: 200_000, huge: false, ..ORDINARY };
     check("small_volume", profile, 8 << 20, &small_memory(), 40, 200);
+}
+
+/// A backend that works while the volume does something else.
+#[test]
+fn works_meanwhile() {
+    let seed = seed("works_meanwhile", 5);
+    let profile = Profile { largest: 1 << 20, ..ORDINARY };
+    for round in 0..scaled(8, 400) as u64 {
+        let world = World::new(seed + round);
+        let backend = Meanwhile::new(Recorder::plain(world.format(32 << 20)), seed + round);
+        let mut stage = Stage::on(world, Arc::new(backend.clone()), &small_memory()).expect("a fresh volume");
+        let ops = sequence(profile, 150, seed + round);
+        run_all(&mut stage, &ops).unwrap_or_else(|failure| panic!("round {round}: {failure}"));
+        drop(stage);
+        assert_eq!(backend.waiting(), 0, "round {round}: batches that nobody waited for");
+    }
 }
 
 /// A volume over an image of what a volume held, again and again: everything stays as it is, and everything can be changed.

@@ -3,8 +3,8 @@
 //! For processes that trust their kernel: an enclave's ring is shared with the host, and needs a backend that validates what
 //! it is handed.
 //!
-//! A request alone gains nothing from a ring, so it is a pread or pwrite. Requests of a batch are under way together, up to
-//! [`DEPTH`] of them. Each batch has a ring to itself while it is under way: rings are not shared by threads, so that no
+//! A short request alone gains nothing from a ring, so it is a pread or pwrite. Requests of a batch are under way together, up to
+//! [`DEPTH`] of them; so is, with direct I/O, a long one while its caller does something else. Each batch has a ring to itself while it is under way: rings are not shared by threads, so that no
 //! thread takes another's completions, and none waits for another's lock.
 //!
 //! *Direct I/O*, on request: the page cache is left out, and buffers are aligned for it.
@@ -33,8 +33,11 @@ use flight::{Flight, Ring};
 
 /// Requests of one batch that are under way together.
 pub const DEPTH: u32 = 64;
-/// Rings that are made at most: as many batches can be under way through rings at once.
-pub const MOST_RINGS: usize = 8;
+/// Rings that are made at most: as many batches can be under way through rings at once. A volume that reads ahead keeps up to
+/// half of them.
+pub const MOST_RINGS: usize = 16;
+/// From here on a request past the page cache takes longer than the way through a ring.
+const LONG_BYTES: usize = 64 << 10;
 /// What direct I/O wants addresses, offsets and lengths to be multiples of.
 const ALIGNMENT: usize = 4096;
 
@@ -85,11 +88,7 @@ impl UringBackend {
 
     /// The buffers of these requests stand as direct I/O wants them.
     fn fits(&self, batch: &Batch) -> bool {
-        let aligned = |bytes: &[u8]| bytes.as_ptr().addr().is_multiple_of(ALIGNMENT);
-        !self.direct
-            || batch.iter().all(|io| match io {
-                Io::Read { buf, .. } | Io::Write { buf, .. } => aligned(buf.bytes()),
-            })
+        !self.direct || batch.iter().all(|io| io.bytes().as_ptr().addr().is_multiple_of(ALIGNMENT))
     }
 
     /// One request after the other.
@@ -142,8 +141,15 @@ impl Backend for UringBackend {
         self.buffers.put(buf);
     }
 
+    /// Past the page cache: nobody else reads ahead there.
+    fn works_meanwhile(&self) -> bool {
+        self.direct
+    }
+
     fn submit(&self, mut batch: Batch) -> Result<Ticket, BackendError> {
-        let ring = if batch.len() > 1 && self.fits(&batch) { self.idle_ring() } else { None };
+        let takes_long =
+            |batch: &Batch| batch.len() > 1 || self.direct && batch.iter().any(|io| io.bytes().len() >= LONG_BYTES);
+        let ring = if takes_long(&batch) && self.fits(&batch) { self.idle_ring() } else { None };
         let Some(ring) = ring else {
             batch.iter_mut().try_for_each(|io| self.by_itself(io))?;
             self.hand_over(&batch);

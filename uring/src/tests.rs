@@ -32,6 +32,20 @@ fn page(number: u64) -> u8 {
 }
 
 #[test]
+fn a_long_request_past_the_page_cache_goes_on_while_its_caller_does_something_else() {
+    for (direct, len_bytes) in [(true, LONG_BYTES), (true, 4096), (false, LONG_BYTES)] {
+        let place = folder();
+        let backend = backend(place.path(), direct);
+        let io = Io::Write { offset_bytes: 4096, buf: filled(&backend, len_bytes, 9) };
+        let ticket = backend.submit(vec![io]).unwrap();
+        assert_eq!(matches!(ticket, Ticket::Pending(_)), direct && len_bytes == LONG_BYTES);
+        assert_eq!(backend.works_meanwhile(), direct);
+        backend.wait(ticket).unwrap();
+        assert!(backend.read_at(4096, len_bytes).unwrap().bytes().iter().all(|byte| *byte == 9));
+    }
+}
+
+#[test]
 fn batches_longer_than_a_ring_come_back_in_order() {
     for direct in [false, true] {
         let place = folder();

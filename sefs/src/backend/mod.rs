@@ -71,6 +71,15 @@ pub enum Io {
     },
 }
 
+impl Io {
+    /// What it transfers.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Io::Read { buf, .. } | Io::Write { buf, .. } => buf.bytes(),
+        }
+    }
+}
+
 /// Requests that are handed over together; the backend may run them in any order.
 pub type Batch = Vec<Io>;
 
@@ -94,6 +103,11 @@ pub trait Backend: Send + Sync {
     /// Takes a buffer back that nobody needs any more, so that it can be used again.
     fn give_back(&self, buf: HostBuf) {
         drop(buf);
+    }
+    /// Whether a batch that was submitted makes progress while its caller does something else. If so, a volume asks for data
+    /// before they are wanted, and has buffers of 1 MiB under way for each request, and for up to two that may follow.
+    fn works_meanwhile(&self) -> bool {
+        false
     }
     /// Starts a batch.
     fn submit(&self, batch: Batch) -> Result<Ticket, BackendError>;

@@ -4,7 +4,7 @@
 //! Tx::finish ─► unlogged ─(cut: seal, log group)─► active ─(freeze)─► frozen ─(merge)─► trees, slot
 //! ```
 //! *Locks*, in the order in which they are taken: re-encryption, start, slots, anchored, log, shares, layers, the allocator's,
-//! the sealer's own, flushing, latched. Nothing is taken under the cache's, `commit_state`, `header_repair`, `page_epochs` and
+//! flushing, latched, the sealer's own. Nothing is taken under the cache's, the streams', `commit_state`, `header_repair`, `page_epochs` and
 //! `last_flush`. Neither I/O nor cryptography happens under the layers' lock, which readers need.
 //!
 //! *Security*: everything read from the backend is authenticated before it is used, under an expectation that comes from
@@ -16,6 +16,7 @@ mod checkpoint;
 mod commit;
 mod correct;
 mod counted;
+mod fetch;
 mod format;
 mod header_change;
 mod info;
@@ -75,6 +76,7 @@ pub(crate) use tx::{MAX_PREALLOCATE_BLOCKS, Tx};
 
 use checkpoint::{Occasion, Slots};
 use commit::{Anchored, CommitState};
+use fetch::Streams;
 use layer::Layer;
 use log::{Log, MAX_RING_PAGES, Ring};
 use ranges::Ranges;
@@ -108,6 +110,7 @@ pub(crate) struct Store {
     nodes: ByteCache<(u64, Nonce), Node>,
     /// Decoded chunks, by the root of the tree that they were found in.
     chunks: ByteCache<(Nonce, Key), Chunk>,
+    streams: Streams,
     layers: RwLock<Layers>,
     log: Mutex<Log>,
     slots: Mutex<Slots>,

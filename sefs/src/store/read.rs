@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::allocator::{Extent as AddrExtent, Pin};
-use crate::backend::Io;
+use crate::backend::{Batch, Io, Ticket};
 use crate::error::{BackendError, Corrupt, Error, Posix, Result, Tampered};
 use crate::format::{BlockLoc, BlockRef, BlockState, Chunk, Key, Kind, OWN_SOURCE, RangeRecord, SpaceRecord};
 use crate::node::Node;
@@ -148,20 +148,8 @@ impl Store {
         Ok((merged, horizon))
     }
 
-    /// Reads whole blocks of an object; holes and unwritten blocks are zeros.
-    pub(crate) fn read_blocks(&self, object: ObjectId, first_block: u64, out: &mut [u8]) -> Result<()> {
-        let mut done = 0;
-        while done < out.len() {
-            let block = first_block + (done / BLOCK_SIZE) as u64;
-            let in_chunk = (CHUNK_BLOCKS - block % CHUNK_BLOCKS) as usize * BLOCK_SIZE;
-            let take = in_chunk.min(out.len() - done);
-            self.read_in_chunk(object, block, &mut out[done..done + take])?;
-            done += take;
-        }
-        Ok(())
-    }
-
-    fn read_in_chunk(&self, object: ObjectId, first_block: u64, out: &mut [u8]) -> Result<()> {
+    /// Reads blocks of one chunk.
+    pub(super) fn read_in_chunk(&self, object: ObjectId, first_block: u64, out: &mut [u8]) -> Result<()> {
         let (chunk, start) = (first_block / CHUNK_BLOCKS, (first_block % CHUNK_BLOCKS) as u8);
         let wanted = start..start + (out.len() / BLOCK_SIZE) as u8;
         let (mut blocks, mut pin) = self.resolve_some(object, chunk, wanted.clone())?;
@@ -200,36 +188,40 @@ impl Store {
 
     /// Reads blocks that stand side by side at home. Some of them may still be in the log ring only.
     pub(super) fn read_run(&self, object: ObjectId, first_block: u64, run: &[BlockLoc], out: &mut [u8]) -> Result<()> {
-        if let Some(first) = run.first()
-            && first.source != OWN_SOURCE
-            && self.packed.is_none()
-        {
-            return self.lowers.image(first.source)?.read_run(object, first_block, run, out);
-        }
-        let places = self.places(run);
-        let mut at = 0;
-        while at < run.len() {
-            let adjacent = |end: usize| places[end].0 == places[at].0 + (end - at) as u64;
-            let mut end = at + 1;
-            while end < run.len() && end - at < MAX_READ_BLOCKS && adjacent(end) {
-                end += 1;
-            }
-            let out = &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE];
-            let buf = self.backend.read_at(places[at].0 * BLOCK_SIZE_U64, out.len())?;
-            self.sealer.open_run(&run[at..end], buf.bytes(), out).map_err(|(index, failure)| {
+        let Some(first) = run.first() else { return Ok(()) };
+        let image = self.image_of(first)?;
+        for (addr, part) in image.pieces(run) {
+            let (at, out) = (part.start, &mut out[part.start * BLOCK_SIZE..part.end * BLOCK_SIZE]);
+            let buf = image.backend.read_at(addr.0 * BLOCK_SIZE_U64, out.len())?;
+            image.sealer.open_run(&run[part], buf.bytes(), out).map_err(|(index, failure)| {
                 block_error(failure, &run[at + index], (object, first_block + (at + index) as u64))
             })?;
-            self.backend.give_back(buf);
-            at = end;
+            image.backend.give_back(buf);
         }
         Ok(())
     }
 
-    /// Where blocks stand: at home, or in the log ring as long as their home was not written.
-    fn places(&self, run: &[BlockLoc]) -> Vec<BlockAddr> {
+    /// The image that a block is of: this volume, or one below.
+    pub(super) fn image_of(&self, loc: &BlockLoc) -> Result<&Store> {
+        if loc.source == OWN_SOURCE || self.packed.is_some() { Ok(self) } else { self.lowers.image(loc.source) }
+    }
+
+    /// Blocks that stand side by side at home, in pieces that one request reads: at home, or in the log ring as long as
+    /// their home was not written.
+    pub(super) fn pieces(&self, run: &[BlockLoc]) -> Vec<(BlockAddr, Range<usize>)> {
         let layers = self.layers.read();
         let in_ring = |addr| layers.ring_active.get(addr).or_else(|| layers.ring_frozen.get(addr));
-        run.iter().map(|loc| in_ring(&loc.addr).map_or(loc.addr, |lsn| self.ring.addr(*lsn))).collect()
+        let mut pieces: Vec<(BlockAddr, Range<usize>)> = Vec::new();
+        for (index, loc) in run.iter().enumerate() {
+            let addr = in_ring(&loc.addr).map_or(loc.addr, |lsn| self.ring.addr(*lsn));
+            match pieces.last_mut() {
+                Some((first, part)) if first.0 + part.len() as u64 == addr.0 && part.len() < MAX_READ_BLOCKS => {
+                    part.end += 1
+                }
+                _ => pieces.push((addr, index..index + 1)),
+            }
+        }
+        pieces
     }
 
     /// All 64 blocks of a chunk, with a pin that keeps what they name in place.
@@ -238,7 +230,7 @@ impl Store {
     }
 
     /// The same of some blocks of the chunk.
-    fn resolve_some(&self, object: ObjectId, chunk: u64, wanted: Range<u8>) -> Result<(Blocks, Pin)> {
+    pub(super) fn resolve_some(&self, object: ObjectId, chunk: u64, wanted: Range<u8>) -> Result<(Blocks, Pin)> {
         let key = chunk_key(object, chunk);
         let mut blocks: Vec<Option<Block>> = alloc::vec![None; wanted.len()];
         let (root, pin) = {
@@ -456,26 +448,60 @@ impl Store {
     /// Writes what nothing names yet. That the host has no space for it is a refusal: what was to be written is to be given
     /// up, and nothing is lost. Any other failure latches the volume.
     pub(super) fn submit_unnamed(&self, batch: Vec<Io>) -> Result<()> {
-        self.write(batch)?
-            .map_err(|failure| if failure.is_no_space() { Posix::NoSpace.into() } else { self.latch(failure.into()) })
+        self.write(batch)?.map_err(|failure| self.refused_or_latched(failure))
+    }
+
+    /// Writes what nothing names yet, each batch while the next one is made; refusals are those of `submit_unnamed`.
+    pub(super) fn submit_batches(&self, batches: impl IntoIterator<Item = Result<Batch>>) -> Result<()> {
+        let (mut under_way, mut failure, mut made) = (Vec::new(), None, Ok(()));
+        self.while_unlatched(|| {
+            for batch in batches {
+                let batch = match batch {
+                    Ok(batch) => batch,
+                    Err(error) => {
+                        made = Err(error);
+                        break;
+                    }
+                };
+                self.unflushed.add(bytes_of(&batch));
+                match self.backend.submit(batch) {
+                    // The next batch gets this one's buffers, which the processor still has at hand.
+                    Ok(Ticket::Done(batch)) => self.give_all_back(batch),
+                    Ok(ticket) => under_way.push(ticket),
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
+                }
+            }
+            for ticket in under_way {
+                match self.backend.wait(ticket) {
+                    Ok(batch) => self.give_all_back(batch),
+                    // A refusal gives way to what is worse.
+                    Err(error) if failure.as_ref().is_none_or(BackendError::is_no_space) => failure = Some(error),
+                    Err(_) => {}
+                }
+            }
+        })?;
+        let written = failure.map_or(Ok(()), |failure| Err(self.refused_or_latched(failure)));
+        made.and(written)
+    }
+
+    fn give_all_back(&self, batch: Batch) {
+        for Io::Read { buf, .. } | Io::Write { buf, .. } in batch {
+            self.backend.give_back(buf);
+        }
+    }
+
+    fn refused_or_latched(&self, failure: BackendError) -> Error {
+        if failure.is_no_space() { Posix::NoSpace.into() } else { self.latch(failure.into()) }
     }
 
     fn write(&self, batch: Vec<Io>) -> Result<core::result::Result<(), BackendError>> {
-        let bytes: u64 = batch
-            .iter()
-            .map(|io| match io {
-                Io::Write { buf, .. } => buf.bytes().len() as u64,
-                Io::Read { .. } => 0,
-            })
-            .sum();
-        self.unflushed.add(bytes);
+        self.unflushed.add(bytes_of(&batch));
         let written =
             self.while_unlatched(|| self.backend.submit(batch).and_then(|ticket| self.backend.wait(ticket)))?;
-        Ok(written.map(|batch| {
-            for Io::Read { buf, .. } | Io::Write { buf, .. } in batch {
-                self.backend.give_back(buf);
-            }
-        }))
+        Ok(written.map(|batch| self.give_all_back(batch)))
     }
 }
 
@@ -508,8 +534,12 @@ impl Layers {
     }
 }
 
+fn bytes_of(batch: &Batch) -> u64 {
+    batch.iter().map(|io| io.bytes().len() as u64).sum()
+}
+
 /// The stored blocks from the start of `blocks` that stand side by side.
-fn contiguous(blocks: &[Block], first: BlockLoc) -> Vec<BlockLoc> {
+pub(super) fn contiguous(blocks: &[Block], first: BlockLoc) -> Vec<BlockLoc> {
     let stored = blocks.iter().map_while(|block| match block {
         Block::Stored(loc) => Some(*loc),
         _ => None,

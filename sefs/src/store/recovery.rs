@@ -34,6 +34,7 @@ use crate::sealer::Sealer;
 use crate::store::checkpoint::{Slots, read_slot};
 use crate::store::commit::Anchored;
 use crate::store::correct::Corrections;
+use crate::store::fetch::Streams;
 use crate::store::layer::Layer;
 use crate::store::log::{Log, Ring};
 use crate::store::packed;
@@ -394,6 +395,7 @@ pub(super) fn build(
         lower_cache_bytes: 0,
         nodes: ByteCache::new(options.memory_bytes / 32 * 11),
         chunks: ByteCache::new(options.memory_bytes / 32),
+        streams: Streams::new(options.memory_bytes),
         limits,
         layers: RwLock::new(layers),
         log: Mutex::new(log),

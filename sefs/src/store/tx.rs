@@ -17,7 +17,7 @@ use crate::store::ranges::Range;
 use crate::store::read::{Block, chunk_key};
 use crate::store::room::Room;
 use crate::store::{Layers, Store};
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, CHUNK_BLOCKS, ObjectId};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, ObjectId};
 
 /// Blocks that one operation may write: an operation is all or nothing, so it has to be bounded.
 pub(crate) const MAX_WRITE_BLOCKS: u64 = 256;
@@ -110,20 +110,29 @@ impl<'a> Tx<'a> {
         let blocks = (data.len() / BLOCK_SIZE) as u64;
         let extents = self.room.spend(blocks, || store.alloc.allocate_data(store, blocks, true))?;
         self.held.extend(extents.iter().copied());
-        let mut batch = Vec::with_capacity(extents.len());
-        let (mut rest, mut block) = (data, first_block);
-        for extent in extents {
-            let bytes = usize::try_from(extent.blocks).map_or(usize::MAX, |blocks| blocks.saturating_mul(BLOCK_SIZE));
-            let (plain, later) = rest.split_at(bytes.min(rest.len()));
-            let mut buf = store.backend.buffer(plain.len());
-            for (at, loc) in store.seal_run(block, extent, plain.chunks_exact(BLOCK_SIZE), buf.bytes_mut())? {
-                self.content(object, at, Content::State(BlockState::Data(loc)));
+        let (mut pieces, mut rest, mut block) = (Vec::new(), data, first_block);
+        for mut extent in extents {
+            while extent.blocks > 0 {
+                let here = Extent { blocks: extent.blocks.min(CHUNK_BLOCKS - block % CHUNK_BLOCKS), ..extent };
+                let (plain, later) = rest.split_at((here.blocks as usize * BLOCK_SIZE).min(rest.len()));
+                pieces.push((block, here, plain));
+                (block, rest) = (block + here.blocks, later);
+                extent = Extent { addr: BlockAddr(extent.addr.0 + here.blocks), blocks: extent.blocks - here.blocks };
             }
-            batch.push(Io::Write { offset_bytes: extent.addr.0 * BLOCK_SIZE_U64, buf });
-            block += extent.blocks;
-            rest = later;
         }
-        store.submit_unnamed(batch)
+        let mut sealed = Vec::with_capacity(data.len() / BLOCK_SIZE);
+        let mut seal = |(block, extent, plain): &(u64, Extent, &[u8])| {
+            let mut buf = store.backend.buffer(plain.len());
+            sealed.extend(store.seal_run(*block, *extent, plain.chunks_exact(BLOCK_SIZE), buf.bytes_mut())?);
+            Ok(Io::Write { offset_bytes: extent.addr.0 * BLOCK_SIZE_U64, buf })
+        };
+        // What one chunk holds goes out together, however scattered it will lie.
+        let batches = pieces.chunk_by(|(one, ..), (two, ..)| one / CHUNK_BLOCKS == two / CHUNK_BLOCKS);
+        store.submit_batches(batches.map(|pieces| pieces.iter().map(&mut seal).collect()))?;
+        for (block, loc) in sealed {
+            self.content(object, block, Content::State(BlockState::Data(loc)));
+        }
+        Ok(())
     }
 
     /// Makes blocks holes, to `end_block` or, with `u64::MAX`, all that follow.
@@ -336,7 +345,7 @@ impl Store {
                 let loc = BlockLoc {
                     source: 0,
                     epoch: sealed.epoch,
-                    addr: crate::types::BlockAddr(addr + u64::from(index)),
+                    addr: BlockAddr(addr + u64::from(index)),
                     birth: self.next_generation(),
                     nonce: nonce_at(&sealed.nonce, index).ok_or(Error::Rng)?,
                     proof: tag.into(),
