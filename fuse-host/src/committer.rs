@@ -47,7 +47,7 @@ impl Committer {
     pub(crate) fn run(&self, served: &Served) {
         while let Some(callers) = self.next() {
             let wants_commit = callers.iter().any(|caller| !matches!(caller, Waiting::Space(_)));
-            let outcome = if wants_commit { served.read(|volume| volume.sync()) } else { Ok(()) };
+            let outcome = if wants_commit { served.look(|volume| volume.sync()) } else { Ok(()) };
             callers.into_iter().for_each(|caller| caller.answer(served, outcome));
         }
     }
@@ -75,7 +75,7 @@ impl Waiting {
 }
 
 fn answer_space(reply: ReplyStatfs, served: &Served) {
-    match served.read(|volume| Ok(volume.stat_fs())) {
+    match served.look(|volume| Ok(volume.stat_fs())) {
         Ok(stat) => reply.statfs(
             stat.blocks,
             stat.blocks_free,

@@ -8,7 +8,8 @@
 //!              ─► adapter ─► negotiate, privileges, convert
 //!              │            ├─► committer, seeker, shortage, shutdown
 //!              └─► worker ──┴─► served ─► activity, report
-//!                    └─► throttle
+//!              │     └─► throttle
+//!              └─► eager
 //! ```
 //! The host is entitled to the key here: nothing in this crate runs in an enclave.
 #![deny(unsafe_code)]
@@ -20,6 +21,7 @@ mod attach;
 mod committer;
 mod convert;
 mod daemon;
+mod eager;
 mod fusermount;
 mod mountpoint;
 mod negotiate;

@@ -3,6 +3,7 @@
 //! ```text
 //! main thread ──── waits for: the session's end, a signal, a panic
 //! session ──────── two event loops, each with its own descriptor
+//! eager ────────── keeps one of them from sleeping while requests come
 //! committer ────── answers fsync        worker ── background work
 //! seeker ───────── answers SEEK_HOLE    signals ─ turns signals into events
 //! shortage ─────── answers write(2) while space is short
@@ -22,6 +23,7 @@ use crate::adapter::Adapter;
 use crate::arguments::Request;
 use crate::attach::{self, Mount, Unmounted, Wanted};
 use crate::committer::Committer;
+use crate::eager;
 use crate::open::Opened;
 use crate::report::note;
 use crate::served::Served;
@@ -37,6 +39,8 @@ const ENDING: Duration = Duration::from_secs(10);
 const SHORT_SHARE: u64 = 8;
 const SHORT_MOST_BYTES: u64 = 16 << 20;
 const SHORT_LEAST_BYTES: u64 = 1 << 20;
+
+const EVENT_LOOPS: usize = 2;
 
 /// What the main thread waits for.
 enum Event {
@@ -79,7 +83,8 @@ pub(crate) fn start(request: &Request, opened: Opened) -> Result<Running, NotRun
     };
     let attached = attach::attach(&wanted).map_err(|error| NotRunning::mounting(&wanted, &error));
     let (connection, mount) = attached.inspect_err(|_| close_quietly(&served))?;
-    let started = serve_on(connection, signals, (&served, &committer), &mount, opened.info.size_bytes);
+    let size_bytes = opened.info.size_bytes;
+    let started = serve_on(connection, signals, (&served, &committer), &mount, size_bytes, request.busy_poll);
     match started {
         Ok((events, helpers)) => {
             Ok(Running { served, committer, mount, events, session_ended: false, helpers, _images: opened.images })
@@ -99,6 +104,7 @@ fn serve_on(
     (served, committer): (&Arc<Served>, &Arc<Committer>),
     mount: &Mount,
     size_bytes: u64,
+    busy_poll: bool,
 ) -> std::io::Result<(Receiver<Event>, Vec<JoinHandle<()>>)> {
     let (sought, seeks) = channel();
     let (asked, questions) = channel();
@@ -113,6 +119,7 @@ fn serve_on(
         place: mount.place(),
         notifier: Arc::clone(&notified),
     };
+    let device = connection.try_clone()?;
     let session = session(adapter, connection)?;
     let notifier = notified.get_or_init(|| session.notifier()).clone();
     let (tell, events) = channel();
@@ -123,6 +130,13 @@ fn serve_on(
     // The kernel's limits are what the session agreed on, so they are changed after that.
     let throttle = mount.tune();
     let working = thread("worker", move || worker::run(&shared, &room, throttle))?;
+    let mut helpers = vec![committing, working];
+    if busy_poll {
+        let shared = Arc::clone(served);
+        // The loops are named after their numbers, and the last one has the descriptor that all others were cloned from.
+        let last = format!("fuser-{}", EVENT_LOOPS - 1);
+        helpers.push(thread("eager", move || eager::run(&shared.requests, &device, &last))?);
+    }
     // The others end with the process: one waits for signals, three depend on event loops, which may hang.
     let (shared, told) = (Arc::clone(served), notifier.clone());
     thread("seeker", move || seeker::run(&seeks, &shared, &told))?;
@@ -131,12 +145,12 @@ fn serve_on(
     let told = tell.clone();
     thread("signals", move || pass_on(&signals, &told))?;
     thread("session", move || drop(tell.send(Event::Ended(session.run()))))?;
-    Ok((events, vec![committing, working]))
+    Ok((events, helpers))
 }
 
 fn session(adapter: Adapter, connection: OwnedFd) -> std::io::Result<Session<Adapter>> {
     let mut config = Config::default();
-    config.n_threads = Some(2);
+    config.n_threads = Some(EVENT_LOOPS);
     config.clone_fd = true;
     // Who may enter is the kernel's business: it knows `allow_other` and checks permissions.
     Session::from_fd(adapter, connection, SessionACL::All, config)
@@ -222,6 +236,7 @@ impl Running {
 
     fn close(self) -> sefs::error::Result<()> {
         self.served.activity.close();
+        self.served.requests.close();
         self.committer.close();
         for helper in self.helpers {
             // A helper that panicked has said so.

@@ -22,7 +22,10 @@ const QUIET_AT_MOST: Duration = Duration::from_secs(30);
 /// A volume that threads of the mount share.
 pub(crate) struct Served {
     state: RwLock<State>,
+    /// Of changes.
     pub(crate) activity: Activity,
+    /// Of everything that the kernel asks for.
+    pub(crate) requests: Activity,
     reports: Reports,
     /// Changes that began, and that ended.
     begun: AtomicU64,
@@ -42,14 +45,21 @@ impl Served {
         Served {
             state: RwLock::new(State::Open(Box::new(volume))),
             activity: Activity::default(),
+            requests: Activity::default(),
             reports: Reports::default(),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         }
     }
 
-    /// Runs an operation that changes nothing.
+    /// Answers a request that changes nothing.
     pub(crate) fn read<T>(&self, operation: impl FnOnce(&Volume) -> Result<T>) -> std::result::Result<T, Errno> {
+        self.requests.happened();
+        self.look(operation)
+    }
+
+    /// Runs an operation that changes nothing, and that no request asked for.
+    pub(crate) fn look<T>(&self, operation: impl FnOnce(&Volume) -> Result<T>) -> std::result::Result<T, Errno> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(volume) => operation(volume).map_err(|error| self.refused(&error)),
             State::Shut => Err(Errno::EIO),

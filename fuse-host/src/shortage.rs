@@ -75,7 +75,7 @@ impl Shortage {
     /// Whether space is short now.
     pub(crate) fn is_short(&self, served: &Served) -> bool {
         // Where the volume does not answer, the question that follows does not get through either.
-        served.read(|volume| Ok(self.look(volume))).unwrap_or(true)
+        served.look(|volume| Ok(self.look(volume))).unwrap_or(true)
     }
 
     fn look(&self, volume: &Volume) -> bool {
@@ -154,7 +154,7 @@ impl Shortage {
                 Question::Write { ino, reply } => {
                     // Fails only when the kernel does not know the inode any more, and then it has no pages of it.
                     let _ = notifier.inval_inode(ino, 0, 0);
-                    match served.read(|volume| self.admit(volume, ino)) {
+                    match served.look(|volume| self.admit(volume, ino)) {
                         Ok(attr) => reply.attr(&TTL, &convert::attributes(&attr)),
                         Err(errno) => reply.error(errno),
                     }

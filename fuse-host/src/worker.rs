@@ -36,12 +36,12 @@ pub(crate) fn run(served: &Served, shortage: &Shortage, mut throttle: Option<Thr
         let count = activity.count();
         let idle = count == seen;
         seen = count;
-        let outcome = served.read(|volume| match volume.work(idle) {
+        let outcome = served.look(|volume| match volume.work(idle) {
             // What latched the volume was reported when it happened, and no work helps any more.
             Err(Error::Latched(_)) => Ok(None),
             other => other.map(Some),
         });
-        let room = served.read(|volume| {
+        let room = served.look(|volume| {
             if idle {
                 shortage.look_again(volume);
             }

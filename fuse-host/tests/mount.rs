@@ -143,6 +143,27 @@ fn many_callers_of_fsync_are_all_answered() {
     }
 }
 
+/// An event loop does not sleep while requests come one after another; afterwards it does.
+#[test]
+fn a_mount_that_nobody_uses_takes_no_processor() {
+    on_stage!(stage);
+    for options in [&["-o", "busy-poll=off"], &["-o", "busy-poll=on"]] {
+        let mount = stage.mount(options);
+        for number in 0..1500 {
+            let path = mount.path(&format!("f{}", number % 50));
+            fs::write(&path, b"content").unwrap();
+            fs::remove_file(path).unwrap();
+        }
+        // What is unflushed is flushed after a second.
+        std::thread::sleep(Duration::from_secs(2));
+        let before = mount.processor_time();
+        std::thread::sleep(Duration::from_secs(1));
+        let took = mount.processor_time() - before;
+        assert!(took < Duration::from_millis(200), "{options:?}: {took:?} in an idle second");
+        mount.umount();
+    }
+}
+
 #[test]
 fn a_signal_unmounts_and_closes() {
     on_stage!(stage);
