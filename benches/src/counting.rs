@@ -77,6 +77,10 @@ impl Backend for Counting {
         self.below.give_back(buf);
     }
 
+    fn works_meanwhile(&self) -> bool {
+        self.below.works_meanwhile()
+    }
+
     fn submit(&self, batch: Batch) -> Result<Ticket, BackendError> {
         batch.iter().for_each(|io| self.count(io));
         self.below.submit(batch)

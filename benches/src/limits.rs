@@ -1,6 +1,7 @@
 //! What stands beside the figures: the cipher with the copies that trust demands, memcpy, and the bare backend.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sefs::backend::{Backend, BackendError, Io};
@@ -46,42 +47,50 @@ fn nonce(block: u64) -> [u8; 12] {
     nonce
 }
 
-/// Seals each block in memory of our own and copies it to where a host would see it: one buffer of a call's length.
+/// Host memory for a thread's share of the work, in use already: what is copied has its own place there, as in a volume.
+fn host_memory(load: Load) -> Outcome<Vec<u8>> {
+    Ok(vec![0x5a; usize::try_from(load.calls_of_thread() * load.call)?])
+}
+
+/// Seals each block in memory of our own and copies it to its place in memory that a host would see.
 pub(crate) fn seal(suite: &dyn Suite, load: Load) -> Outcome<(u64, Duration)> {
     let aead = suite.aead(&SecretKey::new([1; 32]));
     let aead: &dyn Aead = &*aead;
+    let hosts = (0..load.threads).map(|_| host_memory(load).map(Mutex::new)).collect::<Outcome<Vec<_>>>()?;
     let time = on_threads(load.clock, load.threads, |thread| {
-        let (plain, mut host) = (content(load.call_len()), vec![0; load.call_len()]);
+        let plain = content(load.call_len());
+        let mut host = hosts[usize::try_from(thread)?].lock().map_err(|_| "a thread panicked")?;
         let (mut own, mut block) = ([0; BLOCK], thread << 32);
-        for _ in 0..load.calls_of_thread() {
+        for host in host.chunks_exact_mut(load.call_len()) {
             for (plain, host) in plain.chunks_exact(BLOCK).zip(host.chunks_exact_mut(BLOCK)) {
                 aead.seal(&nonce(block), b"sef", plain, &mut own);
                 host.copy_from_slice(&own);
                 block += 1;
             }
-            std::hint::black_box(&mut host);
+            std::hint::black_box(&host);
         }
         Ok(())
     })?;
     Ok((load.total(), time))
 }
 
-/// Copies each block out of memory that a host would see, and verifies and opens it where it was wanted.
+/// Copies each block out of its place in memory that a host would see, and verifies and opens it where it was wanted.
 pub(crate) fn open(suite: &dyn Suite, load: Load) -> Outcome<(u64, Duration)> {
     let aead = suite.aead(&SecretKey::new([1; 32]));
     let aead: &dyn Aead = &*aead;
-    let mut host = content(load.call_len());
-    let tags: Vec<Tag> = host
+    let plain = content(load.call_len());
+    let mut call = plain.clone();
+    let tags: Vec<Tag> = call
         .chunks_exact_mut(BLOCK)
+        .zip(plain.chunks_exact(BLOCK))
         .zip(0..)
-        .map(|(block, index)| {
-            let plain = block.to_vec();
-            aead.seal(&nonce(index), b"sef", &plain, block)
-        })
+        .map(|((sealed, plain), index)| aead.seal(&nonce(index), b"sef", plain, sealed))
         .collect();
+    let mut host = host_memory(load)?;
+    host.chunks_exact_mut(call.len()).for_each(|place| place.copy_from_slice(&call));
     let time = on_threads(load.clock, load.threads, |_| {
         let mut out = vec![0; load.call_len()];
-        for _ in 0..load.calls_of_thread() {
+        for host in host.chunks_exact(load.call_len()) {
             let blocks = host.chunks_exact(BLOCK).zip(out.chunks_exact_mut(BLOCK));
             for ((host, out), (index, tag)) in blocks.zip((0..).zip(&tags)) {
                 out.copy_from_slice(host);
@@ -153,6 +162,38 @@ pub(crate) fn raw_read(backend: &Arc<dyn Backend>, load: Load, order: Order) -> 
             }
         }
         Ok(())
+    })?;
+    Ok((load.total(), time))
+}
+
+/// Requests of 1 MiB one after the other, eight of them under way at a time, and a flush after writes: what a disk can do.
+pub(crate) fn deep(backend: &Arc<dyn Backend>, load: Load, writes: bool) -> Outcome<(u64, Duration)> {
+    const CALL: u64 = 1 << 20;
+    const DEPTH: usize = 8;
+    let load = Load { call: CALL, threads: 1, ..load };
+    let time = on_threads(load.clock, 1, |_| {
+        let mut under_way = VecDeque::new();
+        for at in 0..load.calls_of_thread() {
+            let mut buf = match (under_way.len() == DEPTH).then(|| under_way.pop_front()).flatten() {
+                None => backend.buffer(load.call_len()),
+                Some(ticket) => match bare(backend.wait(ticket))?.pop() {
+                    Some(Io::Read { buf, .. } | Io::Write { buf, .. }) => buf,
+                    None => return Err("the backend kept a buffer".into()),
+                },
+            };
+            let offset_bytes = at * load.call;
+            let io = if writes {
+                buf.bytes_mut()[..8].copy_from_slice(&at.to_le_bytes());
+                Io::Write { offset_bytes, buf }
+            } else {
+                Io::Read { offset_bytes, buf }
+            };
+            under_way.push_back(bare(backend.submit(vec![io]))?);
+        }
+        for ticket in under_way {
+            bare(backend.wait(ticket))?;
+        }
+        if writes { bare(backend.flush()) } else { Ok(()) }
     })?;
     Ok((load.total(), time))
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sefs::backend::{Backend, FileBackend, MemoryBackend};
 use sefs::env::Env;
 use sefs::keys::VolumeKey;
@@ -39,12 +40,14 @@ pub(crate) struct Place {
     pub(crate) clock: Clock,
     backend: Arc<dyn Backend>,
     bare: Arc<dyn Backend>,
+    /// The limits' part once more, past the page cache, where there is one and the kernel and the folder's filesystem allow it.
+    direct: Option<Arc<dyn Backend>>,
     baseline_at: u64,
     size_bytes: u64,
     memory_bytes: usize,
     /// Volume ids never repeat.
     made: AtomicU64,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 const FILL: usize = 1 << 20;
@@ -61,17 +64,22 @@ impl Place {
         let bare_bytes = (baseline_at + args.size + args.size / 64 + (4 << 20)).next_multiple_of(FILL as u64);
         let bare = kind.backend(&dir, "bare", bare_bytes)?;
         write_over(&*bare, bare_bytes)?;
+        let direct = Kind::UringDirect.backend(&dir, "direct", baseline_at).ok().filter(|_| kind != Kind::Memory);
+        if let Some(direct) = &direct {
+            write_over(&**direct, baseline_at)?;
+        }
         Ok(Place {
             kind,
             env: args.setting.crypto.host_env(),
             clock: args.setting.clock,
             backend,
             bare,
+            direct,
             baseline_at,
             size_bytes,
             memory_bytes: usize::try_from(args.setting.memory)?,
             made: AtomicU64::new(0),
-            _dir: dir,
+            dir,
         })
     }
 
@@ -82,6 +90,27 @@ impl Place {
     /// A backend for limits: no volume stands on it.
     pub(crate) fn bare(&self) -> &Arc<dyn Backend> {
         &self.bare
+    }
+
+    /// The disk under it, past the page cache; memory has none.
+    pub(crate) fn direct(&self) -> Option<&Arc<dyn Backend>> {
+        self.direct.as_ref()
+    }
+
+    /// Whether there is a page cache between a volume and what it reads.
+    pub(crate) fn has_disk(&self) -> bool {
+        self.kind != Kind::Memory
+    }
+
+    /// What the page cache has of the files is gone afterwards.
+    pub(crate) fn cool_down(&self) -> Outcome<()> {
+        for name in ["volume", "bare"] {
+            let file = File::open(self.dir.path().join(name))?;
+            // What is dirty stays.
+            file.sync_data()?;
+            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        }
+        Ok(())
     }
 
     /// A file of the baseline's scheme, on the same kind of backend.

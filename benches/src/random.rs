@@ -37,6 +37,9 @@ pub(crate) fn measure(place: &Place, args: &Args, report: &mut Report) -> Outcom
             protected = Some(place.protected(run.file_blocks)?);
         }
         run.reads(place, load, protected.as_mut(), report)?;
+        if place.has_disk() {
+            run.cold_reads(place, load, report)?;
+        }
         run.writes(place, load, protected.as_mut(), report)?;
         run.volume.close()?;
     }
@@ -72,16 +75,7 @@ impl Run {
 
     fn reads(&self, place: &Place, load: Load, old: Option<&mut Protected>, report: &mut Report) -> Outcome<()> {
         let suite = &*place.env.suite;
-        let ours = || {
-            let time = on_threads(load.clock, load.threads, |thread| {
-                let (mut dice, mut out) = (Dice::new(thread), [0; BLOCK as usize]);
-                for _ in 0..load.calls_of_thread() {
-                    self.volume.read(self.file, dice.below(self.file_blocks) * BLOCK, &mut out)?;
-                }
-                Ok(())
-            })?;
-            Ok((load.calls_of_thread() * load.threads, time))
-        };
+        let ours = || self.read(load);
         let mut limits = vec![
             Limit { name: "cipher and copy", measure: Box::new(|| calls(load, limits::open(suite, load)?)) },
             Limit {
@@ -101,6 +95,38 @@ impl Run {
             limits.push(Limit { name: "protected files", measure });
         }
         report.measure(self.subject(place, "read", load), Box::new(ours), limits)
+    }
+
+    /// The same with nothing in the page cache: the tree's leaves are in the volume's cache if the file is a full one that is
+    /// not too large, and not if it is sparse.
+    fn cold_reads(&self, place: &Place, load: Load, report: &mut Report) -> Outcome<()> {
+        if self.sparse.is_none() {
+            let mut out = [0; BLOCK as usize];
+            for block in (0..self.file_blocks).step_by(64) {
+                self.volume.read(self.file, block * BLOCK, &mut out)?;
+            }
+        }
+        let ours = || {
+            place.cool_down()?;
+            self.read(load)
+        };
+        let bare = || {
+            place.cool_down()?;
+            calls(load, limits::raw_read(place.bare(), load, Order::AtRandom)?)
+        };
+        let limits = vec![Limit { name: "bare backend", measure: Box::new(bare) }];
+        report.measure(self.subject(place, "cold read", load), Box::new(ours), limits)
+    }
+
+    fn read(&self, load: Load) -> Outcome<(u64, Duration)> {
+        let time = on_threads(load.clock, load.threads, |thread| {
+            let (mut dice, mut out) = (Dice::new(thread), [0; BLOCK as usize]);
+            for _ in 0..load.calls_of_thread() {
+                self.volume.read(self.file, dice.below(self.file_blocks) * BLOCK, &mut out)?;
+            }
+            Ok(())
+        })?;
+        Ok((load.calls_of_thread() * load.threads, time))
     }
 
     fn writes(&self, place: &Place, load: Load, old: Option<&mut Protected>, report: &mut Report) -> Outcome<()> {

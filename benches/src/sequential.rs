@@ -14,7 +14,10 @@ pub(crate) fn measure(place: &Place, args: &Args, report: &mut Report) -> Outcom
         for call in &args.call {
             let load = Load { bytes: args.size, call: *call, threads: *threads, clock: place.clock };
             writes(place, load, report)?;
-            reads(place, load, report)?;
+            reads(place, load, Cache::Warm, report)?;
+            if place.has_disk() {
+                reads(place, load, Cache::Cold, report)?;
+            }
         }
     }
     Ok(())
@@ -41,7 +44,7 @@ fn writes(place: &Place, load: Load, report: &mut Report) -> Outcome<()> {
         volume.close()?;
         Ok((load.total(), time))
     };
-    let limits = vec![
+    let mut limits = vec![
         Limit { name: "cipher and copy", measure: Box::new(|| limits::seal(suite, load)) },
         Limit { name: "memcpy", measure: Box::new(|| limits::copy(load)) },
         Limit {
@@ -49,17 +52,32 @@ fn writes(place: &Place, load: Load, report: &mut Report) -> Outcome<()> {
             measure: Box::new(|| limits::raw_write(place.bare(), load, Order::OneAfterTheOther)),
         },
     ];
+    if let Some(direct) = place.direct() {
+        limits.push(Limit { name: DEEP, measure: Box::new(|| limits::deep(direct, load, true)) });
+    }
     report.measure(subject(place, "write", load), Box::new(ours), limits)
 }
 
-fn reads(place: &Place, load: Load, report: &mut Report) -> Outcome<()> {
+/// Whether what is read is in the page cache; the volume's own caches are as after a mount.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    Warm,
+    Cold,
+}
+
+const DEEP: &str = "direct I/O of 1 MiB at depth 8";
+
+fn reads(place: &Place, load: Load, cache: Cache, report: &mut Report) -> Outcome<()> {
     let suite = &*place.env.suite;
     let volume = place.fresh()?;
     let written = files(&volume, load)?;
     fill(&volume, &written, load.bytes / load.threads)?;
     volume.close()?;
-    let volume = place.reopened()?;
     let ours = || {
+        let volume = place.reopened()?;
+        if cache == Cache::Cold {
+            place.cool_down()?;
+        }
         let time = on_threads(load.clock, load.threads, |thread| {
             let file = written[usize::try_from(thread)?];
             let mut out = vec![0; usize::try_from(load.call)?];
@@ -72,15 +90,25 @@ fn reads(place: &Place, load: Load, report: &mut Report) -> Outcome<()> {
         })?;
         Ok((load.total(), time))
     };
-    let limits = vec![
+    let bare = || {
+        if cache == Cache::Cold {
+            place.cool_down()?;
+        }
+        limits::raw_read(place.bare(), load, Order::OneAfterTheOther)
+    };
+    let mut limits = vec![
         Limit { name: "cipher and copy", measure: Box::new(|| limits::open(suite, load)) },
         Limit { name: "memcpy", measure: Box::new(|| limits::copy(load)) },
-        Limit {
-            name: "bare backend",
-            measure: Box::new(|| limits::raw_read(place.bare(), load, Order::OneAfterTheOther)),
-        },
+        Limit { name: "bare backend", measure: Box::new(bare) },
     ];
-    report.measure(subject(place, "read", load), Box::new(ours), limits)
+    let what = match cache {
+        Cache::Warm => "read",
+        Cache::Cold => "cold read",
+    };
+    if let (Cache::Cold, Some(direct)) = (cache, place.direct()) {
+        limits.push(Limit { name: DEEP, measure: Box::new(|| limits::deep(direct, load, false)) });
+    }
+    report.measure(subject(place, what, load), Box::new(ours), limits)
 }
 
 fn files(volume: &Volume, load: Load) -> Outcome<Vec<InodeNo>> {
