@@ -59,7 +59,7 @@ const OPTIONS_HELP: &str = "Mount options:
                     as for every mount; reading never changes access times
   commit=SECONDS    how long a change may stay unflushed without fsync [default: 1]
   busy-poll=on|off  while requests come one after another, wait for the next without sleeping; it costs a processor
-                    that nobody else wants, and halves the time of a request on virtual machines [default: on]
+                    that nobody else wants, and shortens requests on virtual machines [default: on]
   memory=SIZE       memory for caches of the volume [default: 64M]
   key-file=FILE, passphrase-file=FILE, share-file=FILE, platform=NAME:config=FILE, allow-development,
   volume-id=UUID, root-digest=HEX, anchor=KIND:PLACE, abandon-anchor, io=HOW, crypto=WHOSE

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sefs::types::InodeNo;
-use sefs::vfs::{AllocateMode, Caller, FileKind, NewInode, SetAttr, WriteMode};
+use sefs::vfs::{AllocateMode, Caller, FileKind, NewInode, SetAttr, Volume, WriteMode};
 use sefs_tests::meanwhile::Meanwhile;
 use sefs_tests::recorder::Recorder;
 use sefs_tests::seed::{Dice, scaled, seed};
@@ -11,20 +11,34 @@ use sefs_tests::world::{World, small_memory};
 
 const FILE_BYTES: usize = 3 << 20;
 
+/// A volume with an empty file, and what is to be written to it.
+struct Begun {
+    world: World,
+    backend: Meanwhile,
+    volume: Volume,
+    ino: InodeNo,
+    expected: Vec<u8>,
+}
+
+fn begin(seed: u64, dice: &mut Dice) -> Begun {
+    let world = World::new(seed);
+    let backend = Meanwhile::new(Recorder::plain(world.format(16 << 20)), dice.next());
+    let volume = world.open(Arc::new(backend.clone()), &small_memory()).expect("a fresh volume");
+    let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
+    let ino = volume.make(&Caller::root(), InodeNo::ROOT, b"file", &new).expect("room").ino;
+    let mut expected = vec![0; FILE_BYTES];
+    dice.fill(&mut expected);
+    Begun { world, backend, volume, ino, expected }
+}
+
 /// Two readers go through a file while it changes in front of them.
 #[test]
 fn readers_see_what_was_written_in_front_of_them() {
     let seed = seed("readers_see_what_was_written_in_front_of_them", 1);
     for round in 0..scaled(6, 600) as u64 {
         let mut dice = Dice::new(seed + round);
-        let world = World::new(seed + round);
-        let backend = Meanwhile::new(Recorder::plain(world.format(16 << 20)), dice.next());
-        let volume = world.open(Arc::new(backend.clone()), &small_memory()).expect("a fresh volume");
+        let Begun { backend, volume, ino, mut expected, .. } = begin(seed + round, &mut dice);
         let root = Caller::root();
-        let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
-        let ino = volume.make(&root, InodeNo::ROOT, b"file", &new).expect("room").ino;
-        let mut expected = vec![0; FILE_BYTES];
-        dice.fill(&mut expected);
         volume.write(&root, ino, 0, &expected, WriteMode::Direct).expect("room");
         volume.sync().expect("a healthy disk");
         let mut positions = [0, FILE_BYTES / 2];
@@ -81,14 +95,8 @@ fn a_host_that_lies_ahead_of_a_reader_shows_it_nothing_wrong() {
     let mut lost = 0;
     for round in 0..scaled(8, 800) as u64 {
         let mut dice = Dice::new(seed + round);
-        let world = World::new(seed + round);
-        let honest = Meanwhile::new(Recorder::plain(world.format(16 << 20)), dice.next());
-        let volume = world.open(Arc::new(honest.clone()), &small_memory()).expect("a fresh volume");
+        let Begun { world, backend: honest, volume, ino, expected } = begin(seed + round, &mut dice);
         let root = Caller::root();
-        let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
-        let ino = volume.make(&root, InodeNo::ROOT, b"file", &new).expect("room").ino;
-        let mut expected = vec![0; FILE_BYTES];
-        dice.fill(&mut expected);
         // In pieces out of order, so that it is scattered.
         for piece in (0..FILE_BYTES / 65_536).rev() {
             let at = piece * 65_536;
