@@ -75,7 +75,7 @@ pub(crate) struct GrowthArgs {
     #[arg(long, value_delimiter = ',')]
     overwrites: Vec<u64>,
     /// How full the volume is that is aged, in percent
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=95), default_value_t = 80)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=95), default_value_t = 90)]
     aged_fill: u64,
     /// Memory budgets [default: 4M,16M,64M,256M]
     #[arg(long, value_delimiter = ',', value_parser = sefs_tools::size::parse)]

@@ -15,7 +15,7 @@ use super::pages::{self, Pages};
 use super::search::Cursors;
 use super::sets::Sets;
 use super::write::freed_between;
-use super::{Counts, Extent, PageIo};
+use super::{Counts, Extent, PageIo, Trees};
 use crate::error::{Corrupt, Error, Result};
 use crate::format::AllocEntry;
 use crate::types::{BlockAddr, GROUP_BLOCKS, Generation};
@@ -48,6 +48,9 @@ pub(super) struct State {
     pub(super) sets: Sets,
     pub(super) cursors: Cursors,
     pub(super) reserve_blocks: u64,
+    pub(super) trees: Option<Trees>,
+    /// Blocks that can be in use.
+    usable_blocks: u64,
     views: LruCache<u64, View>,
     pub(super) hints: BTreeMap<u64, Hint>,
     pub(super) free_blocks: u64,
@@ -76,6 +79,8 @@ impl State {
             sets: Sets::default(),
             cursors: Cursors::default(),
             reserve_blocks: 0,
+            trees: None,
+            usable_blocks: geometry.free_blocks(&AllocEntry::default()),
             views: LruCache::new(CACHED_VIEWS),
             hints: BTreeMap::new(),
             free_blocks,
@@ -87,11 +92,16 @@ impl State {
     }
 
     pub(super) fn counts(&self) -> Counts {
+        let pending_blocks = self.sets.pending_blocks();
+        let node_blocks = self.trees.map_or(0, |trees| trees.node_blocks);
+        let others = self.free_blocks.saturating_add(pending_blocks).saturating_add(node_blocks);
         Counts {
             free_blocks: self.free_blocks,
-            pending_blocks: self.sets.pending_blocks(),
+            pending_blocks,
             free_quads: self.free_quads,
             reserve_blocks: self.reserve_blocks,
+            data_blocks: self.usable_blocks.saturating_sub(others),
+            trees: self.trees,
         }
     }
 

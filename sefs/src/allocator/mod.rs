@@ -29,6 +29,7 @@
 mod bits;
 mod free;
 mod geometry;
+mod growth;
 mod intervals;
 mod pages;
 mod rebuild;
@@ -51,6 +52,7 @@ use crate::sync::Mutex;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation};
 
 pub(crate) use geometry::{Geometry, QUAD_BLOCKS};
+pub(crate) use growth::Trees;
 pub(crate) use rebuild::{Made, is_made};
 pub(crate) use sets::Pin;
 
@@ -130,11 +132,31 @@ pub(crate) struct Counts {
     pub(crate) pending_blocks: u64,
     /// Free quads. Quads that became free in parts are counted when their page is next looked at.
     pub(crate) free_quads: u64,
-    /// Blocks that plain data leave to others.
+    /// Blocks that plain data leave to others, whatever there is.
     pub(crate) reserve_blocks: u64,
+    /// Blocks in use by data, and by what little else is not in the trees.
+    pub(crate) data_blocks: u64,
+    /// The trees of the newest checkpoint, if that was said.
+    pub(crate) trees: Option<Trees>,
 }
 
 impl Counts {
+    /// Blocks that the trees may still grow by for the data there are and so many blocks more.
+    pub(crate) fn growth(&self, more_blocks: u64) -> u64 {
+        self.trees.map_or(0, |trees| trees.growth(self.data_blocks.saturating_add(more_blocks)))
+    }
+
+    /// Blocks of all nodes written anew by two checkpoints in a row: what the first gives back comes back after the second.
+    fn rewriting(&self) -> u64 {
+        self.trees.map_or(0, |trees| trees.node_blocks.saturating_mul(2))
+    }
+
+    /// Blocks that data can still have when so many of the free ones are promised.
+    pub(crate) fn available_blocks(&self, promised_blocks: u64) -> u64 {
+        let kept = self.reserve_blocks + self.growth(promised_blocks) + promised_blocks;
+        growth::with_growth((self.free_blocks + self.pending_blocks).saturating_sub(kept))
+    }
+
     /// Free blocks whose quad is not free as a whole.
     pub(crate) fn broken_blocks(&self) -> u64 {
         self.free_blocks.saturating_sub(self.free_quads * QUAD_BLOCKS)
@@ -279,6 +301,11 @@ impl Allocator {
     /// Sets what plain data leave to others, in blocks.
     pub(crate) fn set_reserve(&self, blocks: u64) {
         self.state.lock().reserve_blocks = blocks;
+    }
+
+    /// Says what the trees have, from which follows what they may grow by. Without it they do not grow.
+    pub(crate) fn set_trees(&self, trees: Trees) {
+        self.state.lock().trees = Some(trees);
     }
 
     /// How much space there is.

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
-use crate::allocator::{Extent, Interval, PageIo, Renewal, is_made};
+use crate::allocator::{Extent, Interval, PageIo, Renewal, Trees, is_made};
 use crate::backend::{Backend, HostBuf, Io};
 use crate::error::{Error, Invalid, Result, RolledBack, Tampered};
 use crate::format::{
@@ -398,6 +398,7 @@ impl Store {
         layers.unwritten_stored = next.unwritten_blocks;
         layers.unwritten_frozen = 0;
         self.set_generation(next.generation, next.nodes);
+        self.alloc.set_trees(trees_of(next, self.node_size));
         log.tail = slots.newest_log_start;
         slots.newest_log_start = frozen.log_start;
         self.alloc.finish(next.generation)
@@ -420,6 +421,12 @@ pub(crate) fn read_slot(backend: &dyn Backend, index: u8) -> Result<Box<[u8; BLO
     bytes.copy_from_slice(buf.bytes());
     backend.give_back(buf);
     Ok(bytes)
+}
+
+/// What the allocator has to know of a checkpoint's trees.
+pub(super) fn trees_of(checkpoint: &Checkpoint, node_size: usize) -> Trees {
+    let node_blocks = checkpoint.nodes.saturating_mul((node_size / BLOCK_SIZE) as u64);
+    Trees { node_blocks, inodes: checkpoint.inodes }
 }
 
 fn tree_roots(system: Option<Root>, files: Option<Root>) -> Vec<TreeRoot> {

@@ -275,11 +275,10 @@ impl Store {
         let counts = self.alloc.counts();
         let layers = self.layers.read();
         let promised = layers.unwritten() + layers.unlogged.pages();
-        let free = (counts.free_blocks + counts.pending_blocks).saturating_sub(promised);
         Space {
             total_blocks: if self.packed.is_some() { self.header.total_blocks } else { data_blocks(&self.geometry) },
-            free_blocks: free,
-            available_blocks: free.saturating_sub(self.limits.reserve_blocks),
+            free_blocks: (counts.free_blocks + counts.pending_blocks).saturating_sub(promised),
+            available_blocks: counts.available_blocks(promised),
             inodes: layers.inodes,
         }
     }
@@ -289,11 +288,8 @@ impl Store {
         let counts = self.alloc.counts();
         let layers = self.layers.read();
         let promised_blocks = layers.unwritten();
-        let free = (counts.free_blocks + counts.pending_blocks).saturating_sub(layers.unlogged.pages());
-        Room {
-            available_blocks: free.saturating_sub(promised_blocks).saturating_sub(self.limits.reserve_blocks),
-            promised_blocks,
-        }
+        let available_blocks = counts.available_blocks(promised_blocks + layers.unlogged.pages());
+        Room { available_blocks, promised_blocks }
     }
 
     /// Merges what was given back, if anything was.

@@ -31,7 +31,7 @@ use crate::format::{
 };
 use crate::keys::{self, OpenFault, VolumeKey, slot_of};
 use crate::sealer::Sealer;
-use crate::store::checkpoint::{Slots, read_slot};
+use crate::store::checkpoint::{Slots, read_slot, trees_of};
 use crate::store::commit::Anchored;
 use crate::store::correct::Corrections;
 use crate::store::fetch::Streams;
@@ -347,8 +347,9 @@ pub(super) fn build(
         None => (checkpoint.alloc_root, checkpoint.free_blocks),
     };
     let allocator = Allocator::new(geometry, alloc_root, free_blocks, generation)?;
-    allocator.set_reserve(limits.reserve_blocks);
     let node_size = usize::try_from(header.node_size_bytes).map_err(|_| Malformed::HeaderField("node size"))?;
+    allocator.set_reserve(limits.reserve_blocks);
+    allocator.set_trees(trees_of(&checkpoint, node_size));
     let layers = Layers {
         unlogged: Layer::default(),
         sealing: None,

@@ -114,6 +114,9 @@ const FEW_BYTES: usize = 12 << 10;
 /// Log bytes of a block's record, and of a chunk's beside its blocks, at most.
 const BLOCK_BYTES: usize = 80;
 const CHUNK_BYTES: usize = 64;
+/// Blocks of broken quads that data leave to the epoch page: one for the new one, while the old one is held back. It would
+/// break another quad with each checkpoint, and data take the rest of it.
+const EPOCH_PAGE_BLOCKS: u64 = 2;
 /// Records of a merge that make one node more, at least.
 const NODE_BYTES: usize = 8 << 10;
 /// Nodes of a merge that no entry accounts for: the way up, and the epoch table.
@@ -250,7 +253,8 @@ impl Store {
             return Ok(Some(Shortage::Log));
         }
         let mut counts = self.alloc.counts();
-        if counts.free_quads < self.reserve_quads() * 2 || !self.can_merge(need, &counts, &standing, all) {
+        let kept = self.reserve_quads() + counts.growth(standing.pages + all.blocks).div_ceil(QUAD_BLOCKS);
+        if counts.free_quads < kept * 2 || !self.can_merge(need, &counts, &standing, all) {
             counts = self.alloc.exact_counts(self)?;
         }
         if !self.has_space(need, &counts, &standing, held.blocks) {
@@ -282,22 +286,29 @@ impl Store {
         self.limits.reserve_blocks / QUAD_BLOCKS
     }
 
-    /// Whether there are blocks for an operation. Data may have all blocks of broken quads, and whole quads down to a floor.
+    /// Whether there are blocks for an operation. Data may have all blocks of broken quads, and whole quads down to a
+    /// floor: that of their kind, and what the trees may still grow by.
     fn has_space(&self, need: Need, counts: &Counts, standing: &Standing, held_blocks: u64) -> bool {
         let reserve = self.reserve_quads();
         let taken = standing.pages + held_blocks;
-        let above = |floor: u64| counts.broken_blocks() + counts.free_quads.saturating_sub(floor) * QUAD_BLOCKS;
+        let growth = |new: u64| counts.growth(taken + standing.unwritten + new);
+        let broken = counts.broken_blocks().saturating_sub(EPOCH_PAGE_BLOCKS);
+        let above = |floor: u64| broken + counts.free_quads.saturating_sub(floor) * QUAD_BLOCKS;
         match need {
             Need::Release => true,
             Need::Edges { blocks } => above(reserve / 16) >= taken + blocks,
             Need::Promised { blocks, promised } if promised >= blocks => above(reserve / 16) >= taken + blocks,
             Need::Promised { .. } | Need::Writeback { .. } => {
                 let new = need.unpromised_blocks();
-                counts.free_quads >= reserve / 4 && above(reserve / 2) >= taken + standing.unwritten + new
+                let floor = reserve / 2 + growth(new).div_ceil(QUAD_BLOCKS);
+                counts.free_quads >= reserve / 4 && above(floor) >= taken + standing.unwritten + new
             }
-            Need::Metadata => counts.quads_without(taken + standing.unwritten) >= reserve / 2,
+            Need::Metadata => {
+                counts.quads_without(taken + standing.unwritten) >= reserve / 2 + growth(0).div_ceil(QUAD_BLOCKS)
+            }
             Need::Data { blocks } | Need::Promise { blocks } => {
-                counts.free_quads >= reserve / 2 && above(reserve) >= taken + standing.unwritten + blocks
+                let floor = reserve + growth(blocks).div_ceil(QUAD_BLOCKS);
+                counts.free_quads >= reserve / 2 && above(floor) >= taken + standing.unwritten + blocks
             }
         }
     }
@@ -306,6 +317,8 @@ impl Store {
     /// checkpoint releases comes back only with the next one. What gives space back may have all of them, and is tried in
     /// any case if it is merged by itself.
     fn can_merge(&self, need: Need, counts: &Counts, standing: &Standing, shares: Share) -> bool {
+        // Names leave room for a write: a volume that is full of them can still be written.
+        let shares = if need == Need::Metadata { shares.plus(Need::Data { blocks: 1 }.share()) } else { shares };
         let entries = standing.entries + shares.entries;
         let bytes = standing.record_bytes + shares.log_bytes;
         // A leaf and a neighbour for each entry or each node there is, and splits.

@@ -82,7 +82,9 @@ impl Vessel {
         match shape {
             Shape::OneFile => self.one_file(MIB),
             Shape::SmallFiles => while self.small_file() {},
-            Shape::Sparse => self.sparse(),
+            Shape::Sparse => {
+                self.make(FileKind::Regular, 8).map(|ino| self.sparse(ino));
+            }
             Shape::Attributes => while self.attributes() {},
             Shape::Directories => while self.make(FileKind::Directory, 200).is_some() {},
             Shape::Punched => self.punched(),
@@ -109,13 +111,9 @@ impl Vessel {
         self.make(FileKind::Regular, 30).is_some_and(|ino| len == 0 || self.write(ino, 0, len))
     }
 
-    /// Every second block, each by itself: data in one place, holes between.
-    fn sparse(&mut self) {
-        let Some(ino) = self.make(FileKind::Regular, 8) else { return };
-        let mut at = 0;
-        while self.write(ino, at, 4096) {
-            at += 8192;
-        }
+    /// Every second block, each by itself: data in one place, holes between. How many there are.
+    fn sparse(&self, ino: InodeNo) -> u64 {
+        (0..).take_while(|block| self.write(ino, block * 8192, 4096)).count() as u64
     }
 
     fn attributes(&mut self) -> bool {
@@ -129,19 +127,20 @@ impl Vessel {
     }
 
     /// A full volume, every second block of which is given back; then blocks one by one until it is full again, and again.
+    /// The files for them are made before, for directories take what names may have.
     fn punched(&mut self) {
+        let into = [(); 2].map(|()| self.make(FileKind::Regular, 8));
         self.one_file(MIB);
         let Some((path, _)) = self.paths.last().cloned() else { return };
         let (ino, blocks) = (self.play.ino(&path), self.play.stat(&path).size / 4096);
-        for parity in 0..2 {
+        for (parity, into) in (0..).zip(into) {
             for block in (parity..blocks).step_by(2) {
                 let punch =
                     self.play.volume.allocate(&Caller::root(), ino, block * 4096, 4096, AllocateMode::PunchHole);
                 punch.unwrap_or_else(|error| panic!("{}: punching when full: {error}", self.context));
             }
-            let before = self.paths.len();
-            self.sparse();
-            assert!(self.paths.len() > before || blocks < 64, "{}: nothing fits into the holes", self.context);
+            let fitted = into.map_or(0, |into| self.sparse(into));
+            assert!(fitted > 0 || blocks < 64, "{}: nothing fits into the holes", self.context);
             while self.make(FileKind::Directory, 100).is_some() {}
         }
     }

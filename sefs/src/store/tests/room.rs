@@ -16,21 +16,15 @@ pub(super) fn write(store: &Store, first: u64, blocks: u64) -> Result<()> {
     Ok(())
 }
 
-/// Fills until fewer than `blocks` blocks are left for data; the next free block of the object.
-fn fill(store: &Store, blocks: u64) -> u64 {
-    let mut at = 0;
-    while write(store, at, blocks).is_ok() {
-        at += blocks;
-    }
-    at
-}
-
 #[test]
 fn the_last_blocks_are_given_to_one_operation_only() {
     for blocks in [1, 32] {
         let store = open(&format(8 << 20), 4 << 20);
-        fill(&store, 64);
-        let mut at = 10_000;
+        let mut at = 0;
+        while store.begin(Need::Data { blocks: 3 * blocks }).is_ok() {
+            write(&store, at, blocks).unwrap();
+            at += blocks;
+        }
         // The last ones that one operation can have.
         let first = loop {
             match (store.begin(Need::Data { blocks }), store.begin(Need::Data { blocks })) {
@@ -331,4 +325,32 @@ impl Backend for Refusing {
     fn grow(&self, len_bytes: u64) -> core::result::Result<(), BackendError> {
         self.memory.grow(len_bytes)
     }
+}
+
+/// Filled in order, then written anew block by block all over: the leaves become twice as many and more, in quads that data
+/// left to them.
+#[test]
+fn overwriting_at_random_needs_no_more_than_what_was_there_when_it_was_full() {
+    let mut store = open(&format(128 << 20), 4 << 20);
+    // Little beside what the leaves grow by, as on a large volume.
+    store.limits.reserve_blocks = 384;
+    store.alloc.set_reserve(384);
+    let blocks = store.space().available_blocks * 95 / 100;
+    for at in (0..blocks).step_by(32) {
+        write(&store, at, 32.min(blocks - at)).unwrap();
+    }
+    store.commit().unwrap();
+    store.checkpoint().unwrap();
+    let in_order = store.nodes_in_use();
+    // A prime that does not divide it steps through all of them.
+    let step = if blocks.is_multiple_of(7_919) { 7_907 } else { 7_919 };
+    for turn in 0..blocks * 2 {
+        let done = write(&store, turn * step % blocks, 1);
+        assert_eq!(done, Ok(()), "block {turn} of {blocks}, {} nodes of {in_order}", store.nodes_in_use());
+        if turn % 64 == 0 {
+            store.commit().unwrap();
+        }
+    }
+    store.commit().unwrap();
+    assert!(store.nodes_in_use() > in_order * 2, "{} nodes of {in_order} tell nothing", store.nodes_in_use());
 }
