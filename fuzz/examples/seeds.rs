@@ -31,12 +31,15 @@ fn main() -> io::Result<()> {
     for number in 0..SCRIPTS {
         write("patch", number as usize, &random(&mut dice, 40))?;
         write("key_slots", number as usize, &random(&mut dice, 20))?;
-        write("operations", number as usize, &random(&mut dice, 250))?;
+        write("operations", number as usize, &random(&mut dice, 60))?;
         write("mkfs_input", 1000 + number as usize, &[&[10], &random(&mut dice, 300)[..]].concat())?;
         for target in ["mount_image", "mount_image_forged"] {
             for shape in 0..images.len() {
                 let shape = u16::try_from(shape).expect("few shapes").to_le_bytes();
-                let script = [&shape[..], &random(&mut dice, 1 + 15 * (number as usize % 8))].concat();
+                let mut script = [&shape[..], &random(&mut dice, 1 + 15 * (number as usize % 8))].concat();
+                if target == "mount_image" {
+                    script.insert(0, (number % 8) as u8);
+                }
                 write(target, number as usize * 10 + usize::from(shape[0]), &script)?;
             }
         }

@@ -1,13 +1,16 @@
 //! A backend that copies nothing: changes over a static image. It obeys the host that the input plays, and counts.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use sefs::backend::{Backend, BackendError, BackendOperation, Batch, Io, Ticket};
+use sefs::backend::{Backend, BackendError, BackendOperation, Batch, BufferPool, HostBuf, Io, Ticket};
 use sefs_tests::disk::PAGE;
 
 use crate::edit::Edit;
 use crate::image::Image;
+
+/// The buffers of all inputs, with what was in them last.
+static BUFFERS: LazyLock<BufferPool> = LazyLock::new(|| BufferPool::new(1));
 
 /// The backend. Clones share it.
 #[derive(Clone)]
@@ -126,7 +129,6 @@ impl State {
         }
         let (pages, _) = out.as_chunks_mut::<PAGE>();
         for (page, out) in (offset_bytes / PAGE as u64..).zip(pages) {
-            // The buffers come zeroed, and most of an image is zeros.
             match self.changed.get(&page).map(|bytes| &**bytes).or_else(|| self.image.page(page)) {
                 Some(bytes) => *out = *bytes,
                 None => out.fill(0),
@@ -148,6 +150,14 @@ impl State {
 }
 
 impl Backend for Layered {
+    fn buffer(&self, len_bytes: usize) -> HostBuf {
+        BUFFERS.take(len_bytes)
+    }
+
+    fn give_back(&self, buf: HostBuf) {
+        BUFFERS.put(buf);
+    }
+
     fn submit(&self, mut batch: Batch) -> Result<Ticket, BackendError> {
         let mut state = self.lock();
         for io in &mut batch {

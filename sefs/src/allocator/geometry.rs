@@ -33,6 +33,10 @@ pub(super) struct FreeBelow {
     pub(super) quads: u64,
 }
 
+impl FreeBelow {
+    const NOTHING: FreeBelow = FreeBelow { blocks: 0, quads: 0 };
+}
+
 /// The shape of a volume, checked once so that no later sum overflows.
 ///
 /// *Invariants*: the ring lies in group 0 behind the head and before the replica; the last group holds its own homes and
@@ -42,6 +46,8 @@ pub(crate) struct Geometry {
     total_blocks: u64,
     ring_start: u64,
     ring_blocks: u64,
+    /// What is free at mkfs in the first group and in the last: every entry of a summary page is compared with it.
+    free_at_ends: [FreeBelow; 2],
 }
 
 impl Geometry {
@@ -58,12 +64,17 @@ impl Geometry {
         if ring_start < HEAD_BLOCKS || ring_blocks == 0 || ring_end.is_none_or(|end| end > ring_limit) {
             return Err(Invalid::Option("ring"));
         }
-        Ok(Geometry { total_blocks, ring_start, ring_blocks })
+        let mut geometry = Geometry { total_blocks, ring_start, ring_blocks, free_at_ends: [FreeBelow::NOTHING; 2] };
+        geometry.free_at_ends = [0, geometry.groups() - 1].map(|group| {
+            let bits = geometry.reserved_bits(group);
+            FreeBelow { blocks: bits.free_blocks(), quads: bits.free_quads() }
+        });
+        Ok(geometry)
     }
 
     /// The shape of a packed image: nothing is ever allocated, and everything behind the root block may be referred to.
     pub(crate) fn packed(total_blocks: u64) -> Geometry {
-        Geometry { total_blocks, ring_start: 0, ring_blocks: 0 }
+        Geometry { total_blocks, ring_start: 0, ring_blocks: 0, free_at_ends: [FreeBelow::NOTHING; 2] }
     }
 
     /// No volume is without a ring.
@@ -162,15 +173,15 @@ impl Geometry {
         let first = self.first_group(level, index).min(self.groups());
         let end = (first + span(level)).min(self.groups());
         let last = self.groups() - 1;
-        let mut free = FreeBelow { blocks: 0, quads: 0 };
+        let mut free = FreeBelow::NOTHING;
         let mut plain = end - first;
-        for special in [Some(0), (last != 0).then_some(last)].into_iter().flatten() {
-            if (first..end).contains(&special) {
-                let bits = self.reserved_bits(special);
-                free.blocks += bits.free_blocks();
-                free.quads += bits.free_quads();
-                plain -= 1;
+        for ((exists, group), at_end) in [(true, 0), (last != 0, last)].into_iter().zip(self.free_at_ends) {
+            if !exists || !(first..end).contains(&group) {
+                continue;
             }
+            free.blocks += at_end.blocks;
+            free.quads += at_end.quads;
+            plain -= 1;
         }
         free.blocks += plain * GROUP_FREE_BLOCKS;
         free.quads += plain * (GROUP_FREE_BLOCKS / QUAD_BLOCKS);
@@ -180,7 +191,7 @@ impl Geometry {
     /// What an entry says is free below it.
     pub(super) fn free_below(&self, level: u8, index: u64, entry: &AllocEntry) -> FreeBelow {
         if self.is_packed() {
-            return FreeBelow { blocks: 0, quads: 0 };
+            return FreeBelow::NOTHING;
         }
         if entry.present {
             FreeBelow { blocks: entry.free_blocks, quads: u64::from(entry.free_quads) }

@@ -229,7 +229,7 @@ impl Walk<'_, '_, '_> {
                 self.scrub_run(key, &run);
                 run.clear();
             }
-            run.push((key.offset.saturating_mul(CHUNK_BLOCKS) + u64::from(index), loc, place));
+            run.push((key.offset.saturating_mul(CHUNK_BLOCKS).saturating_add(u64::from(index)), loc, place));
         }
         self.scrub_run(key, &run);
     }

@@ -298,6 +298,11 @@ impl Header {
         bytes.get(TOTAL_BLOCKS_AT..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
+    /// Whether the first block of a header states that it is a packed image's, whatever else the header holds.
+    pub fn states_packed(first_block: &[u8]) -> bool {
+        first_block.starts_with(HEADER_MAGIC) && read_version(first_block).is_ok_and(|image| image.is_packed())
+    }
+
     /// Features that this release does not know, and without which the volume can only be read; 0 if there are none.
     pub fn unknown_read_only_features(&self) -> u64 {
         self.read_only_compatible & !KNOWN_READ_ONLY_COMPATIBLE

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use crate::allocator::Extent;
 use crate::backend::Io;
 use crate::error::{Corrupt, Error, Invalid, Posix, Result};
-use crate::format::{BlockLoc, BlockState, GroupBody, GroupPrefix, Key, LogRecord, Patch};
+use crate::format::{BlockLoc, BlockState, GROUP_PREFIX_LEN, GroupBody, GroupPrefix, Key, LogRecord, Patch};
 use crate::sealer::{GroupPlace, OpenFailure};
 use crate::store::Store;
 use crate::store::layer::{Entry, Layer, Page};
@@ -315,6 +315,23 @@ impl Store {
         read_ring(&*self.backend, &self.ring, lsn, blocks)
     }
 
+    /// What looks like the start of a group in so many ring blocks from `lsn` on: prefixes that name their own place. Nothing
+    /// else is copied out of what the host may change, for whoever opens a group reads it anew.
+    pub(super) fn group_starts(&self, lsn: Lsn, blocks: u64) -> Result<Vec<GroupPrefix>> {
+        let (mut starts, mut at) = (Vec::new(), lsn);
+        for piece in ring_pieces(&self.ring, lsn, blocks) {
+            let buf = self.backend.read_at(piece.addr.0 * BLOCK_SIZE_U64, piece.bytes())?;
+            for block in buf.bytes().chunks_exact(BLOCK_SIZE) {
+                let head = block.first_chunk::<GROUP_PREFIX_LEN>().copied();
+                let prefix = head.and_then(|head| GroupPrefix::decode(&head));
+                starts.extend(prefix.filter(|prefix| prefix.lsn == at));
+                at.0 += 1;
+            }
+            self.backend.give_back(buf);
+        }
+        Ok(starts)
+    }
+
     /// Opens a data block that stands in memory.
     pub(super) fn verify_block(&self, loc: &BlockLoc, sealed: &[u8]) -> core::result::Result<(), OpenFailure> {
         let mut block = alloc::boxed::Box::new([0u8; BLOCK_SIZE]);
@@ -327,7 +344,9 @@ impl Store {
 pub(super) fn read_ring(backend: &dyn crate::backend::Backend, ring: &Ring, lsn: Lsn, blocks: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for piece in ring_pieces(ring, lsn, blocks) {
-        bytes.extend_from_slice(backend.read_at(piece.addr.0 * BLOCK_SIZE_U64, piece.bytes())?.bytes());
+        let buf = backend.read_at(piece.addr.0 * BLOCK_SIZE_U64, piece.bytes())?;
+        bytes.extend_from_slice(buf.bytes());
+        backend.give_back(buf);
     }
     Ok(bytes)
 }

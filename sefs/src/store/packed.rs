@@ -82,6 +82,11 @@ impl Store {
 
 /// Whether what stands there says that it is a packed image. It decides which door is tried, not what passes it.
 pub(crate) fn claims_to_be_packed(backend: &dyn Backend) -> bool {
+    // Nearly everything that is opened is a volume, which its first block says.
+    let first = backend.read_at(0, BLOCK_SIZE).ok();
+    if !first.is_some_and(|buf| Header::states_packed(buf.bytes())) {
+        return false;
+    }
     let header = backend.read_at(0, HEADER_LEN).ok().and_then(|buf| Header::decode(buf.bytes()).ok());
     header.is_some_and(|header| header.image.is_packed())
 }

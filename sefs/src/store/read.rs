@@ -428,9 +428,8 @@ impl Store {
         if !self.geometry.is_usable(AddrExtent { addr: reference.addr, blocks }) {
             return Err(Corrupt::Reference(reference.addr).into());
         }
-        let mut bytes = alloc::vec![0u8; self.node_size];
         let buf = self.backend.read_at(reference.addr.0 * BLOCK_SIZE_U64, self.node_size)?;
-        bytes.copy_from_slice(buf.bytes());
+        let mut bytes = buf.bytes().to_vec();
         self.backend.give_back(buf);
         self.sealer.open_node(level, reference, &mut bytes).map_err(|failure| match failure {
             OpenFailure::UnknownEpoch(epoch) => Error::Corrupt(Corrupt::UnknownEpoch(epoch)),

@@ -139,14 +139,11 @@ impl Store {
         let (mut found, mut at) = (None, from.0);
         while at < end.0 {
             let count = LOOK_ON_BLOCKS.min(end.0 - at);
-            let bytes = self.read_ring(Lsn(at), count)?;
             // The blocks of a sealed part that opens hold nothing else; of its data blocks that is not known.
             let mut next = at;
-            for (lsn, block) in (at..).zip(bytes.chunks_exact(BLOCK_SIZE)) {
-                let prefix = prefix_of(block).filter(|prefix| prefix.lsn == Lsn(lsn) && lsn >= next);
-                let Some(prefix) = prefix.filter(|prefix| self.sealer.knows_epoch(prefix.epoch)) else { continue };
-                let room = end.0 - lsn;
-                if prefix.total_blocks() > room {
+            for prefix in self.group_starts(Lsn(at), count)? {
+                let (lsn, room) = (prefix.lsn.0, end.0 - prefix.lsn.0);
+                if lsn < next || !self.sealer.knows_epoch(prefix.epoch) || prefix.total_blocks() > room {
                     continue;
                 }
                 if let Some((group, body)) = self.open_group(&prefix, room)? {

@@ -68,18 +68,19 @@ pub(crate) fn is_key_of_header(backend: &dyn Backend, key: &VolumeKey, env: &Env
 
 /// The copies that authenticate, the primary first; if none does, what is wrong with the primary.
 pub(super) fn open_headers(backend: &dyn Backend, key: &VolumeKey, env: &Env) -> Result<Vec<OpenedHeader>> {
-    let verify = |bytes: &[u8], replica| {
-        let (header, verified) = key.verify_header(&*env.suite, bytes)?;
-        Ok(OpenedHeader { header, verified, replica, bytes: bytes.to_vec() })
-    };
+    let verify = |bytes: &[u8]| key.verify_header(&*env.suite, bytes);
+    let opened = |(header, verified), bytes, replica| OpenedHeader { header, verified, replica, bytes };
     let primary = read_copy(backend, 0);
-    match primary.as_ref().map_err(Clone::clone).and_then(|bytes| verify(bytes, false)) {
-        Ok(opened) => {
-            let replica = read_copy(backend, replica_block(&opened.header)).and_then(|bytes| verify(&bytes, true));
-            Ok(core::iter::once(opened).chain(replica.ok()).collect())
+    match primary.as_ref().map_err(Clone::clone).and_then(|bytes| verify(bytes)) {
+        Ok(verified) => {
+            let primary = opened(verified, primary?, false);
+            let bytes = read_copy(backend, replica_block(&primary.header));
+            let replica = bytes.and_then(|bytes| Ok(opened(verify(&bytes)?, bytes, true)));
+            Ok(core::iter::once(primary).chain(replica.ok()).collect())
         }
         Err(failure) => {
-            let replica = find_replica(backend, primary.ok().as_deref(), |bytes| verify(bytes, true).ok())?;
+            let accept = |bytes: &[u8]| Some(opened(verify(bytes).ok()?, bytes.to_vec(), true));
+            let replica = find_replica(backend, primary.ok().as_deref(), accept)?;
             replica.map(|opened| alloc::vec![opened]).ok_or(failure)
         }
     }
@@ -136,7 +137,10 @@ fn read_copy(backend: &dyn Backend, block: u64) -> Result<Vec<u8>> {
     if end.is_none_or(|end| end > len_bytes) {
         return Err(Malformed::NotSefs.into());
     }
-    Ok(backend.read_at(block * BLOCK_SIZE_U64, HEADER_LEN)?.bytes().to_vec())
+    let buf = backend.read_at(block * BLOCK_SIZE_U64, HEADER_LEN)?;
+    let bytes = buf.bytes().to_vec();
+    backend.give_back(buf);
+    Ok(bytes)
 }
 
 impl HeaderRepair {
