@@ -241,7 +241,7 @@ fn hostile_headers() {
         disk.write(SIZE - HEADER_PAGES * PAGE as u64 + offset, bytes);
         image.world.open(Arc::new(Recorder::plain(disk)), &read_only()).err()
     };
-    let cases: [(&str, u64, &[u8]); 14] = [
+    let cases: [(&str, u64, &[u8]); 18] = [
         ("magic", 0, b"SEFSvom\0"),
         ("version", 8, &2u16.to_le_bytes()),
         ("image type", 10, &3u16.to_le_bytes()),
@@ -256,6 +256,11 @@ fn hostile_headers() {
         ("endless ring", 64, &u64::MAX.to_le_bytes()),
         ("endless volume", 280, &u64::MAX.to_le_bytes()),
         ("layers without end", 292, &u16::MAX.to_le_bytes()),
+        // What nothing but the tag tells from the truth.
+        ("another generation", 256, &77u64.to_le_bytes()),
+        ("a compatible feature", 272, &1u64.to_le_bytes()),
+        ("another generation of the key", 288, &2u32.to_le_bytes()),
+        ("another label", 296, b"theirs"),
     ];
     for (what, offset, bytes) in cases {
         let error = with(offset, bytes).unwrap_or_else(|| panic!("{what}: opened"));

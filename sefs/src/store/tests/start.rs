@@ -69,6 +69,24 @@ fn a_start_that_was_refused_goes_on_where_it_was() {
     assert!(refusals > 4, "{refusals}");
 }
 
+/// Nothing is sealed with an epoch that only one slot knows: with the newest one gone, what the first commit of a mount made
+/// durable is still there.
+#[test]
+fn either_slot_leads_to_the_first_commit_of_a_mount() {
+    for slot in [0, 1] {
+        let (backend, _) = closed();
+        let store = open_on(backend.clone());
+        write(&store, 100, 1).unwrap();
+        store.commit().unwrap();
+        drop(store);
+        backend.memory.write_at(place(slot), HostBuf::zeroed(BLOCK_SIZE)).unwrap();
+        let (store, mut out) = (open_on(backend), vec![0; BLOCK_SIZE]);
+        assert_eq!(store.replayed.damaged_slot, Some(slot));
+        store.read_blocks(ObjectId(9), 100, &mut out).unwrap();
+        assert_eq!(out, vec![1; BLOCK_SIZE], "without slot {slot}");
+    }
+}
+
 /// A slot write that lost its power may leave a sector that cannot even be read.
 #[test]
 fn a_slot_that_cannot_be_read_is_a_damaged_one() {
