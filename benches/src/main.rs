@@ -17,6 +17,7 @@ mod law;
 mod limits;
 mod names;
 mod place;
+mod pool;
 mod protected;
 mod random;
 mod sequential;
@@ -94,6 +95,9 @@ struct Setting {
     /// Whose AES-GCM to use
     #[arg(long, default_value_t)]
     crypto: CryptoKind,
+    /// Threads that seal and open the parts of each large request
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
     /// What time is: on the wall, or what was computed, which a busy machine disturbs less
     #[arg(long, default_value = "wall")]
     clock: Clock,

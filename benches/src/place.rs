@@ -17,6 +17,7 @@ use sefs::vfs::{Caller, FileKind, FormatOptions, NewInode, OpenOptions, Owner, V
 use sefs_uring::UringBackend;
 
 use crate::limits::bare;
+use crate::pool::Pool;
 use crate::protected::Protected;
 use crate::{Args, Outcome};
 
@@ -45,6 +46,7 @@ pub(crate) struct Place {
     baseline_at: u64,
     size_bytes: u64,
     memory_bytes: usize,
+    workers: usize,
     /// Volume ids never repeat.
     made: AtomicU64,
     dir: tempfile::TempDir,
@@ -78,6 +80,7 @@ impl Place {
             baseline_at,
             size_bytes,
             memory_bytes: usize::try_from(args.setting.memory)?,
+            workers: args.setting.workers,
             made: AtomicU64::new(0),
             dir,
         })
@@ -128,7 +131,10 @@ impl Place {
 
     /// The volume that stands there.
     pub(crate) fn reopened(&self) -> Outcome<Volume> {
-        let options = OpenOptions { memory_bytes: self.memory_bytes, ..OpenOptions::default() };
+        let mut options = OpenOptions { memory_bytes: self.memory_bytes, ..OpenOptions::default() };
+        if self.workers > 1 {
+            options.workers = Arc::new(Pool::new(self.workers)?);
+        }
         Ok(Volume::open(self.backend.clone(), &key(), &options, &self.env)?)
     }
 }

@@ -52,6 +52,7 @@ use crate::keys::VolumeKey;
 use crate::store::{GivenUp, Lower, Store, StoreOptions, claims_to_be_packed};
 use crate::suite::Suite;
 use crate::types::{Generation, InodeNo};
+use crate::workers::NoWorkers;
 
 /// How to check.
 #[derive(Clone)]
@@ -322,6 +323,7 @@ fn store_options(options: &CheckOptions) -> StoreOptions {
         volume_id: options.volume_id,
         root_digest: options.root_digest,
         memory_bytes: options.memory_bytes,
+        workers: Arc::new(NoWorkers),
         corrections: None,
         max_epochs: MAX_EPOCHS,
     }

@@ -9,7 +9,7 @@
 //!                 ├─► sealer (epochs, nonces) ─► keys
 //!                 ├─► anchor (trusted)
 //!                 └─► backend (untrusted)
-//! all of them ─► format (bytes ↔ values) ─► types, error, suite; locks are those of sync
+//! all of them ─► format (bytes ↔ values) ─► types, error, suite; locks are those of sync, threads those of workers
 //! ```
 //! A room names only the rooms below it.
 #![no_std]
@@ -41,3 +41,4 @@ mod sync;
 mod tree;
 pub mod types;
 pub mod vfs;
+pub mod workers;

@@ -35,6 +35,7 @@ use crate::format::{ID_END, MAX_EPOCHS};
 use crate::keys::VolumeKey;
 use crate::store::{Corrections, Store, StoreOptions};
 use crate::types::{InodeNo, ObjectId};
+use crate::workers::NoWorkers;
 
 /// Surveys until nothing new is found: what was lost leaves names without inodes, then inodes without names, then counts.
 const MAX_ROUNDS: usize = 16;
@@ -243,6 +244,7 @@ fn lay_down(
         root_digest: options.root_digest,
         memory_bytes: options.memory_bytes,
         max_epochs: MAX_EPOCHS,
+        workers: Arc::new(NoWorkers),
         corrections: Some(Arc::new(corrections)),
     };
     let mut store = Store::open(backend, key, &store, env)?;

@@ -5,11 +5,12 @@
 //! tests/*.rs ─► history ─► stage ─► op, walk ─► model, tree ─► content
 //!           ├─► play ──────► world ─► ledger
 //!           ├─► packed ──► world
-//!           └─► vault, faulty, thin, interposed ─► recorder ─► disk; seed, watchdog
+//!           └─► vault, faulty, thin, interposed ─► recorder ─► disk; crew, seed, watchdog
 //! ```
 pub mod attack;
 pub mod campaign;
 pub mod content;
+pub mod crew;
 pub mod disk;
 pub mod faulty;
 pub mod history;

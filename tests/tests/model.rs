@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use proptest::test_runner::{Config, TestCaseError, TestError};
+use sefs::backend::Backend;
 use sefs::vfs::OpenOptions;
+use sefs_tests::crew::Crew;
 use sefs_tests::meanwhile::Meanwhile;
 use sefs_tests::op::{Op, Profile, runner, sequence, sequences};
 use sefs_tests::recorder::Recorder;
@@ -77,6 +79,31 @@ fn works_meanwhile() {
         drop(stage);
         assert_eq!(backend.waiting(), 0, "round {round}: batches that nobody waited for");
     }
+}
+
+/// Large requests whose parts are sealed and opened by several threads, on a backend that finishes what it is asked for at once
+/// and on one that does not.
+#[test]
+fn several_threads_for_a_request() {
+    let seed = seed("several_threads_for_a_request", 7);
+    let profile = Profile { largest: 1 << 20, ..ORDINARY };
+    let mut jobs = 0;
+    for round in 0..scaled(16, 400) as u64 {
+        let crew = Arc::new(Crew::new(seed + round));
+        let options = OpenOptions { workers: crew.clone(), ..small_memory() };
+        let world = World::new(seed + round);
+        let disk = Recorder::plain(world.format(32 << 20));
+        let backend: Arc<dyn Backend> = match round % 2 {
+            0 => Arc::new(disk),
+            _ => Arc::new(Meanwhile::new(disk, seed + round)),
+        };
+        let mut stage = Stage::on(world, backend, &options).expect("a fresh volume");
+        let ops = sequence(profile, 150, seed + round);
+        run_all(&mut stage, &ops).unwrap_or_else(|failure| panic!("round {round}: {failure}"));
+        jobs += crew.jobs();
+    }
+    println!("{jobs} parts of requests");
+    assert!(jobs > 100, "{jobs} parts of requests tell nothing");
 }
 
 /// A volume over an image of what a volume held, again and again: everything stays as it is, and everything can be changed.

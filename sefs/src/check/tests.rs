@@ -21,6 +21,7 @@ use crate::keys::slot_of;
 use crate::store::{Need, StoreFormat, Tx};
 use crate::suite::{OsRng, RustCrypto};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, InodeNo, ObjectId, Timestamp};
+use crate::workers::NoWorkers;
 
 pub(crate) const SIZE_BYTES: u64 = 16 << 20;
 /// Numbers below are in use or free for a damage; the next one to be given out is above.
@@ -63,6 +64,7 @@ pub(crate) fn open(backend: &Arc<MemoryBackend>) -> Store {
         volume_id: None,
         root_digest: None,
         memory_bytes,
+        workers: Arc::new(NoWorkers),
         corrections: None,
         max_epochs: MAX_EPOCHS,
     };

@@ -29,6 +29,7 @@ use crate::repair::{Fitted, fit};
 use crate::store::{Lower, Need, PACKED_IDS_END, Store, StoreOptions, chunk_key, record_error};
 use crate::types::{BLOCK_SIZE, CHUNK_BLOCKS, InodeNo, ObjectId};
 use crate::vfs::NewLower;
+use crate::workers::NoWorkers;
 
 /// Something that the volume and the new images have both changed, or that only one of them has any more. The volume's side
 /// stays, and the image's is still in the image.
@@ -157,6 +158,7 @@ fn store_options(options: &CheckOptions) -> StoreOptions {
         root_digest: None,
         memory_bytes: options.memory_bytes,
         max_epochs: MAX_EPOCHS,
+        workers: Arc::new(NoWorkers),
         corrections: None,
     }
 }

@@ -23,6 +23,7 @@ use crate::store::Store;
 use crate::store::read::{Block, contiguous};
 use crate::sync::Mutex;
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, CHUNK_BLOCKS, ObjectId};
+use crate::workers;
 
 /// Parts of one reader that are under way together: 1 MiB.
 const DEPTH: usize = 4;
@@ -146,7 +147,13 @@ impl Store {
     /// Reads whole blocks of an object; holes and unwritten blocks are zeros.
     pub(crate) fn read_blocks(&self, object: ObjectId, first_block: u64, out: &mut [u8]) -> Result<()> {
         if !self.backend.works_meanwhile() {
-            return Parts::of(first_block, out).try_for_each(|(block, out)| self.read_in_chunk(object, block, out));
+            let read = |(block, out): (u64, &mut [u8])| self.read_in_chunk(object, block, out);
+            let small = out.len() <= CHUNK_BLOCKS as usize * BLOCK_SIZE;
+            let parts = Parts::of(first_block, out);
+            return match small || self.workers.count() <= 1 {
+                true => parts.into_iter().try_for_each(read),
+                false => workers::map(&*self.workers, parts.collect(), read).into_iter().collect(),
+            };
         }
         let wanted = first_block..first_block + (out.len() / BLOCK_SIZE) as u64;
         let mut stream = self.streams.begin(object, &wanted);

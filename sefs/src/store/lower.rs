@@ -34,6 +34,7 @@ use crate::store::read::record_error;
 use crate::store::{Need, PACKED_IDS_END, Store, StoreOptions};
 use crate::tree;
 use crate::types::ObjectId;
+use crate::workers::NoWorkers;
 
 /// An image to be put below a volume.
 #[derive(Clone)]
@@ -396,6 +397,7 @@ fn open(lower: &Lower, (volume_id, root_digest): Wanted, cache_bytes: usize, env
         root_digest,
         memory_bytes: cache_bytes / CACHED.0 * CACHED.1,
         max_epochs: MAX_EPOCHS,
+        workers: Arc::new(NoWorkers),
         corrections: None,
     };
     Store::open_packed(lower.backend.clone(), lower.key.as_deref(), &options, env)

@@ -56,6 +56,7 @@ use crate::suite::{Nonce, Suite};
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::Root;
 use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation, Lsn, Timestamp};
+use crate::workers::Workers;
 
 pub(crate) use crate::allocator::Geometry;
 pub use binding::AnchorStanding;
@@ -94,6 +95,7 @@ const FILES_FROM: Key = Key::new(1, Kind::Inode, 0);
 pub(crate) struct Store {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
+    workers: Arc<dyn Workers>,
     sealer: Sealer,
     alloc: Allocator,
     geometry: Geometry,

@@ -43,6 +43,7 @@ use crate::store::{Geometry, Layers, Limits, Lowers, Start, Store, Unflushed};
 use crate::sync::{Condvar, Mutex, RwLock};
 use crate::tree::{self, Root};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, Generation};
+use crate::workers::Workers;
 
 pub(super) use headers::HeaderRepair;
 pub(crate) use headers::{find_replica, is_key_of_header, read_header, read_headers};
@@ -64,6 +65,8 @@ pub(crate) struct StoreOptions {
     pub(crate) memory_bytes: usize,
     /// Epochs that the volume may keep: with half of them old ones are re-encrypted beside, with three quarters at once.
     pub(crate) max_epochs: u32,
+    /// Who seals and opens the parts of large requests.
+    pub(crate) workers: Arc<dyn Workers>,
     /// What a repair lays over the volume.
     pub(crate) corrections: Option<Arc<Corrections>>,
 }
@@ -383,6 +386,7 @@ pub(super) fn build(
     Ok(Store {
         backend,
         clock: env.clock.clone(),
+        workers: options.workers.clone(),
         sealer,
         alloc: allocator,
         geometry,

@@ -14,6 +14,7 @@ use crate::format::{Key, Kind, LIVE_UNKNOWN, MAX_EPOCHS};
 use crate::keys::VolumeKey;
 use crate::suite::{OsRng, RustCrypto};
 use crate::types::ObjectId;
+use crate::workers::NoWorkers;
 
 const OBJECTS: u64 = 3;
 const BLOCKS: u64 = 400;
@@ -48,6 +49,7 @@ fn open(backend: &Arc<MemoryBackend>, memory_bytes: usize) -> Store {
         volume_id: None,
         root_digest: None,
         memory_bytes,
+        workers: Arc::new(NoWorkers),
         corrections: None,
         max_epochs: MAX_EPOCHS,
     };
@@ -372,6 +374,7 @@ fn readers_of_an_older_state_keep_its_epochs() {
     read_back(&store, 9);
 }
 
+mod commit;
 mod room;
 mod start;
 mod work;

@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 
 use crate::allocator::Extent;
-use crate::backend::Io;
+use crate::backend::{Batch, Io};
 use crate::error::{Error, Invalid, Result};
 use crate::format::{BlockLoc, BlockState, Key, Kind, RangeRecord, nonce_at};
 use crate::store::layer::{Content, Page};
@@ -18,6 +18,7 @@ use crate::store::read::{Block, chunk_key};
 use crate::store::room::Room;
 use crate::store::{Layers, Store};
 use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, ObjectId};
+use crate::workers;
 
 /// Blocks that one operation may write: an operation is all or nothing, so it has to be bounded.
 pub(crate) const MAX_WRITE_BLOCKS: u64 = 256;
@@ -120,15 +121,28 @@ impl<'a> Tx<'a> {
                 extent = Extent { addr: BlockAddr(extent.addr.0 + here.blocks), blocks: extent.blocks - here.blocks };
             }
         }
-        let mut sealed = Vec::with_capacity(data.len() / BLOCK_SIZE);
-        let mut seal = |(block, extent, plain): &(u64, Extent, &[u8])| {
-            let mut buf = store.backend.buffer(plain.len());
-            sealed.extend(store.seal_run(*block, *extent, plain.chunks_exact(BLOCK_SIZE), buf.bytes_mut())?);
-            Ok(Io::Write { offset_bytes: extent.addr.0 * BLOCK_SIZE_U64, buf })
+        let seal = |pieces: &[(u64, Extent, &[u8])]| -> Result<(Batch, Vec<(u64, BlockLoc)>)> {
+            let (mut batch, mut locs) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(CHUNK_BLOCKS as usize));
+            for (block, extent, plain) in pieces {
+                let mut buf = store.backend.buffer(plain.len());
+                locs.extend(store.seal_run(*block, *extent, plain.chunks_exact(BLOCK_SIZE), buf.bytes_mut())?);
+                batch.push(Io::Write { offset_bytes: extent.addr.0 * BLOCK_SIZE_U64, buf });
+            }
+            Ok((batch, locs))
         };
-        // What one chunk holds goes out together, however scattered it will lie.
-        let batches = pieces.chunk_by(|(one, ..), (two, ..)| one / CHUNK_BLOCKS == two / CHUNK_BLOCKS);
-        store.submit_batches(batches.map(|pieces| pieces.iter().map(&mut seal).collect()))?;
+        // What one chunk holds goes out together, however scattered it will lie. Where the backend works meanwhile, as many chunks
+        // are sealed at once as there are threads for; elsewhere all of them, for threads take long to wake.
+        let chunks: Vec<_> = pieces.chunk_by(|one, two| one.0 / CHUNK_BLOCKS == two.0 / CHUNK_BLOCKS).collect();
+        let mut sealed = Vec::with_capacity(data.len() / BLOCK_SIZE);
+        let threads = store.workers.count();
+        let at_once = if threads > 1 && !store.backend.works_meanwhile() { chunks.len() } else { threads };
+        let rounds = chunks.chunks(at_once.max(1));
+        let batches = rounds.flat_map(|round| workers::map(&*store.workers, round.to_vec(), seal)).map(|made| {
+            let (batch, locs) = made?;
+            sealed.extend(locs);
+            Ok(batch)
+        });
+        store.submit_batches(batches)?;
         for (block, loc) in sealed {
             self.content(object, block, Content::State(BlockState::Data(loc)));
         }

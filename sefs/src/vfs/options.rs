@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use crate::anchor::{Anchor, AnchorPolicy};
 use crate::format::{FileKind, KeySlot, MAX_EPOCHS};
 use crate::types::{InodeNo, Timestamp};
+use crate::workers::{NoWorkers, Workers};
 
 /// How to make a volume.
 #[derive(Clone)]
@@ -57,6 +58,8 @@ pub struct OpenOptions {
     /// use, what the smallest ones sealed is sealed anew by [`Volume::work`](super::Volume::work) and by closing; with three
     /// quarters, by a mount's first write too.
     pub max_epochs: u32,
+    /// Who seals and opens the parts of large requests: by default, whoever makes the request.
+    pub workers: Arc<dyn Workers>,
 }
 
 impl Default for OpenOptions {
@@ -70,6 +73,7 @@ impl Default for OpenOptions {
             memory_bytes: 64 << 20,
             commit_ms: 1000,
             max_epochs: MAX_EPOCHS,
+            workers: Arc::new(NoWorkers),
         }
     }
 }

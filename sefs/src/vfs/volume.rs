@@ -419,6 +419,7 @@ pub(crate) fn store_options(options: &OpenOptions) -> StoreOptions {
         root_digest: options.root_digest,
         max_epochs: options.max_epochs,
         memory_bytes: options.memory_bytes,
+        workers: options.workers.clone(),
         corrections: None,
     }
 }

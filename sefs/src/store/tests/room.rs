@@ -4,6 +4,7 @@ use super::*;
 use crate::backend::{BackendError, BackendOperation, Batch, Io, Ticket};
 use crate::error::{Error, Posix};
 use crate::types::BLOCK_SIZE_U64;
+use crate::workers::NoWorkers;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const SMALLEST: u64 = 4 << 20;
@@ -229,7 +230,7 @@ fn nothing_is_written_by_whoever_began_before_the_latch() {
     assert_eq!(backend.writes.load(Ordering::SeqCst), writes);
 }
 
-pub(super) fn open_on(backend: Arc<Refusing>) -> Store {
+pub(super) fn open_on(backend: Arc<impl Backend + 'static>) -> Store {
     let memory_bytes = 4 << 20;
     let options = StoreOptions {
         read_only: false,
@@ -239,6 +240,7 @@ pub(super) fn open_on(backend: Arc<Refusing>) -> Store {
         root_digest: None,
         memory_bytes,
         max_epochs: MAX_EPOCHS,
+        workers: Arc::new(NoWorkers),
         corrections: None,
     };
     Store::open(backend, &key(), &options, &env()).unwrap()
