@@ -1,10 +1,12 @@
 //! Who computes: parts of a large request at once, where there are threads for it.
 //!
-//! A request of a megabyte is sixteen chunks or so, each sealed or opened by itself. One thread does them one after the other;
+//! A request of a megabyte is four chunks or five, each sealed or opened by itself. One thread does them one after the other;
 //! with [`Workers`] several do them side by side. It is the caller's choice, for threads are dear in an enclave, and a mount
-//! serves several requests at once anyway.
+//! serves several requests at once anyway. A backend that works meanwhile has its reads opened by whoever asks, one part after
+//! the other as they come.
 //!
-//! *Locks*: whoever hands out jobs may hold locks of its own, but none that a job takes; jobs do not wait for each other.
+//! *Locks*: whoever hands out jobs holds no lock that a job takes, its own or that of another request: they may stand in one
+//! queue. Jobs do not wait for each other.
 
 use alloc::vec::Vec;
 
@@ -15,7 +17,8 @@ pub trait Workers: Send + Sync {
     /// How many jobs run at once, 1 at least.
     fn count(&self) -> usize;
 
-    /// Calls `job` once with each number below `jobs`, on any threads, and returns when all the calls have returned.
+    /// Calls `job` once with each number below `jobs`, on any threads, and returns when all the calls have returned. A panic
+    /// of one becomes a panic of this.
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync));
 }
 
@@ -49,9 +52,9 @@ pub(crate) fn map<I: Send, T: Send>(workers: &dyn Workers, inputs: Vec<I>, work:
         }
     };
     workers.run(jobs.len(), &job);
-    // What was not called for is done now.
+    // What was not called for is done now. What was begun and has not ended has no result, and there is no going on without it.
     (0..jobs.len()).for_each(job);
-    jobs.iter().filter_map(|job| job.lock().1.take()).collect()
+    jobs.iter().map(|job| job.lock().1.take().expect("`Workers::run` returns when all jobs have")).collect()
 }
 
 #[cfg(test)]
@@ -86,5 +89,27 @@ mod tests {
             assert_eq!(calls.into_inner(), 9);
         }
         assert_eq!(map(&Careless, Vec::new(), |input: u8| input), []);
+    }
+
+    /// Begins all jobs, and swallows the panic of one.
+    struct Silent;
+
+    impl Workers for Silent {
+        fn count(&self) -> usize {
+            2
+        }
+
+        fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
+            for number in 0..jobs {
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(number)));
+            }
+        }
+    }
+
+    /// A part without a result is no success: it would be read as zeros, or never written.
+    #[test]
+    #[should_panic(expected = "returns when all jobs have")]
+    fn a_part_that_ended_without_a_result_is_missed() {
+        map(&Silent, (0..4).collect(), |input: usize| assert!(input != 2, "this part fails"));
     }
 }

@@ -7,8 +7,8 @@
 //! volume that was filled in order is full one day, though it holds no more than it did.
 //!
 //! *What it is*: leaves that hold nothing but chunks of single runs, for all data blocks, less those that chunks have now.
-//! How many those are is not counted, but bounded from below in two ways, of which the greater holds: there cannot be less
-//! than tags in full leaves, and what is no more than a fair share of names is left over for chunks.
+//! How many those are is not counted, but bounded from below in two ways, of which the greater holds: the tags in full leaves;
+//! and all blocks of nodes less a generous 1 KiB for each inode and its name.
 //!
 //! *What notices*: `store::tests::room::overwriting_at_random_needs_no_more_than_what_was_there_when_it_was_full`.
 
@@ -17,7 +17,7 @@
 const MOST_BYTES: u64 = 82;
 /// Bytes for a block of a whole run: the tag 16, a 64th of run, key and head 1.5.
 const LEAST_BYTES: u64 = 17;
-/// Bytes of leaves for an inode with its name, counted so high that not too much is left over for chunks.
+/// Bytes of leaves for an inode with its name, counted high: what is left is taken for chunks, and must not be more than those.
 const INODE_BYTES: u64 = 1024;
 const BLOCK_BYTES: u64 = crate::types::BLOCK_SIZE_U64;
 

@@ -58,6 +58,10 @@ pub(crate) use sets::Pin;
 
 use sets::Pins;
 
+/// Blocks of broken quads that data leave to the epoch page: one for the new one, while the old one is held back. It would
+/// break another quad with each checkpoint, and data take the rest of it.
+pub(crate) const EPOCH_PAGE_BLOCKS: u64 = 2;
+
 /// Opens and seals allocation pages, and moves them.
 pub(crate) trait PageIo {
     /// The verified page that `entry` proves, from `addr`. `first_group` and `level` say which page, for errors.
@@ -147,14 +151,16 @@ impl Counts {
     }
 
     /// Blocks of all nodes written anew by two checkpoints in a row: what the first gives back comes back after the second.
+    /// No more than twice the reserve, for checkpoints of large trees write a part of them only.
     fn rewriting(&self) -> u64 {
-        self.trees.map_or(0, |trees| trees.node_blocks.saturating_mul(2))
+        self.trees.map_or(0, |trees| trees.node_blocks.min(self.reserve_blocks).saturating_mul(2))
     }
 
     /// Blocks that data can still have when so many of the free ones are promised.
     pub(crate) fn available_blocks(&self, promised_blocks: u64) -> u64 {
-        let kept = self.reserve_blocks + self.growth(promised_blocks) + promised_blocks;
-        growth::with_growth((self.free_blocks + self.pending_blocks).saturating_sub(kept))
+        let whole_quads = |blocks: u64| blocks.next_multiple_of(QUAD_BLOCKS);
+        let kept = whole_quads(self.reserve_blocks) + whole_quads(self.growth(promised_blocks)) + EPOCH_PAGE_BLOCKS;
+        growth::with_growth((self.free_blocks + self.pending_blocks).saturating_sub(kept + promised_blocks))
     }
 
     /// Free blocks whose quad is not free as a whole.

@@ -117,8 +117,8 @@ impl State {
         }
         let floor_quads = floor.div_ceil(QUAD_BLOCKS);
         let mut runs = Vec::new();
-        // Who may use the reserve still breaks none of its quads while there are other blocks, and with as many quads more
-        // as all nodes have, twice, checkpoints need not come early.
+        // Who may use the reserve still breaks none of its quads while there are other blocks. Nor are the quads broken that
+        // two checkpoints take: with fewer, merges wait for what the one before gave back, and checkpoints come early.
         let counts = self.counts();
         let spared = counts.reserve_blocks.saturating_add(counts.growth(blocks)).saturating_add(counts.rewriting());
         let plenty = spared.div_ceil(QUAD_BLOCKS).saturating_add(blocks);

@@ -389,6 +389,13 @@ impl Store {
         }
     }
 
+    /// Tells the allocator what the trees have. Inodes of images below have no record in them.
+    pub(super) fn say_trees(&self, nodes: u64, inodes: u64) {
+        let images = self.lowers.images().unwrap_or_default();
+        let below: u64 = images.iter().map(|image| image.layers.read().inodes).sum();
+        self.alloc.set_trees(trees_of(nodes, self.node_size, inodes.saturating_sub(below)));
+    }
+
     fn publish(&self, slots: &mut Slots, next: &Checkpoint, frozen: &Frozen, roots: [Option<Root>; 2]) -> Result<()> {
         let mut log = self.log.lock();
         let mut layers = self.layers.write();
@@ -398,7 +405,7 @@ impl Store {
         layers.unwritten_stored = next.unwritten_blocks;
         layers.unwritten_frozen = 0;
         self.set_generation(next.generation, next.nodes);
-        self.alloc.set_trees(trees_of(next, self.node_size));
+        self.say_trees(next.nodes, next.inodes);
         log.tail = slots.newest_log_start;
         slots.newest_log_start = frozen.log_start;
         self.alloc.finish(next.generation)
@@ -423,10 +430,9 @@ pub(crate) fn read_slot(backend: &dyn Backend, index: u8) -> Result<Box<[u8; BLO
     Ok(bytes)
 }
 
-/// What the allocator has to know of a checkpoint's trees.
-pub(super) fn trees_of(checkpoint: &Checkpoint, node_size: usize) -> Trees {
-    let node_blocks = checkpoint.nodes.saturating_mul((node_size / BLOCK_SIZE) as u64);
-    Trees { node_blocks, inodes: checkpoint.inodes }
+/// What the allocator has to know of trees.
+pub(super) fn trees_of(nodes: u64, node_size: usize, inodes: u64) -> Trees {
+    Trees { node_blocks: nodes.saturating_mul((node_size / BLOCK_SIZE) as u64), inodes }
 }
 
 fn tree_roots(system: Option<Root>, files: Option<Root>) -> Vec<TreeRoot> {

@@ -69,6 +69,7 @@ impl Store {
             self.sealer.set_live(epoch, corrections.live.get(&epoch).copied().unwrap_or(0));
         }
         self.node_count.store(corrections.nodes, Ordering::Relaxed);
+        self.say_trees(corrections.nodes, corrections.inodes);
         self.slots.lock().newest.unwritten_blocks = corrections.unwritten;
         self.layers.write().unwritten_stored = corrections.unwritten;
     }

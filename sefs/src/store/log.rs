@@ -114,19 +114,22 @@ impl Store {
 
     /// What was to be logged is unlogged again, under what came since.
     fn put_back(&self, cut: Cut) -> Result<()> {
-        let mut superseded = Vec::new();
+        let (mut superseded, mut whole) = (Vec::new(), false);
         drop(cut.layer);
         {
             let mut layers = self.layers.write();
             let layers = &mut *layers;
             // The other owner was the cut, dropped above; readers take no share.
-            let Some(older) = layers.sealing.take().and_then(Arc::into_inner) else {
-                return Err(self.latch(Invalid::Option("a layer in use").into()));
-            };
-            let newer = core::mem::replace(&mut layers.unlogged, older);
-            layers.unlogged.absorb_unlogged(newer, &mut |loc| superseded.push(loc));
-            layers.unwritten_unlogged += cut.unwritten;
-            layers.oldest_change = layers.oldest_change.or(Some(layers.last_change));
+            if let Some(older) = layers.sealing.take().and_then(Arc::into_inner) {
+                let newer = core::mem::replace(&mut layers.unlogged, older);
+                layers.unlogged.absorb_unlogged(newer, &mut |loc| superseded.push(loc));
+                layers.unwritten_unlogged += cut.unwritten;
+                layers.oldest_change = layers.oldest_change.or(Some(layers.last_change));
+                whole = true;
+            }
+        }
+        if !whole {
+            return Err(self.latch(Invalid::Option("a layer in use").into()));
         }
         self.release_unnamed(&superseded);
         Ok(())

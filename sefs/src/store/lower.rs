@@ -309,7 +309,10 @@ impl Store {
             self.nodes = crate::cache::ByteCache::new(self.nodes.budget_bytes() / 2);
             self.chunks = crate::cache::ByteCache::new(self.chunks.budget_bytes() / 2);
         }
-        self.lowers.attach(lower, self.lower_cache_bytes, env)
+        self.lowers.attach(lower, self.lower_cache_bytes, env)?;
+        let inodes = self.layers.read().inodes;
+        self.say_trees(self.nodes_in_use(), inodes);
+        Ok(())
     }
 
     /// A record as the volume's trees and the images below have it; never a chunk.

@@ -450,38 +450,37 @@ impl Store {
         self.write(batch)?.map_err(|failure| self.refused_or_latched(failure))
     }
 
-    /// Writes what nothing names yet, each batch while the next one is made; refusals are those of `submit_unnamed`.
+    /// Writes what nothing names yet, each batch while the next one is made; refusals are those of `submit_unnamed`. Batches are
+    /// made under no lock: threads that make them may be busy with what waits for one.
     pub(super) fn submit_batches(&self, batches: impl IntoIterator<Item = Result<Batch>>) -> Result<()> {
         let (mut under_way, mut failure, mut made) = (Vec::new(), None, Ok(()));
-        self.while_unlatched(|| {
-            for batch in batches {
-                let batch = match batch {
-                    Ok(batch) => batch,
-                    Err(error) => {
-                        made = Err(error);
-                        break;
-                    }
-                };
+        for batch in batches {
+            let submitted = batch.and_then(|batch| {
                 self.unflushed.add(bytes_of(&batch));
-                match self.backend.submit(batch) {
-                    // The next batch gets this one's buffers, which the processor still has at hand.
-                    Ok(Ticket::Done(batch)) => self.give_all_back(batch),
-                    Ok(ticket) => under_way.push(ticket),
-                    Err(error) => {
-                        failure = Some(error);
-                        break;
-                    }
+                self.while_unlatched(|| self.backend.submit(batch))
+            });
+            match submitted {
+                // The next batch gets this one's buffers, which the processor still has at hand.
+                Ok(Ok(Ticket::Done(batch))) => self.give_all_back(batch),
+                Ok(Ok(ticket)) => under_way.push(ticket),
+                Ok(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+                Err(error) => {
+                    made = Err(error);
+                    break;
                 }
             }
-            for ticket in under_way {
-                match self.backend.wait(ticket) {
-                    Ok(batch) => self.give_all_back(batch),
-                    // A refusal gives way to what is worse.
-                    Err(error) if failure.as_ref().is_none_or(BackendError::is_no_space) => failure = Some(error),
-                    Err(_) => {}
-                }
+        }
+        for ticket in under_way {
+            match self.backend.wait(ticket) {
+                Ok(batch) => self.give_all_back(batch),
+                // A refusal gives way to what is worse.
+                Err(error) if failure.as_ref().is_none_or(BackendError::is_no_space) => failure = Some(error),
+                Err(_) => {}
             }
-        })?;
+        }
         let written = failure.map_or(Ok(()), |failure| Err(self.refused_or_latched(failure)));
         made.and(written)
     }

@@ -352,7 +352,7 @@ pub(super) fn build(
     let allocator = Allocator::new(geometry, alloc_root, free_blocks, generation)?;
     let node_size = usize::try_from(header.node_size_bytes).map_err(|_| Malformed::HeaderField("node size"))?;
     allocator.set_reserve(limits.reserve_blocks);
-    allocator.set_trees(trees_of(&checkpoint, node_size));
+    allocator.set_trees(trees_of(checkpoint.nodes, node_size, checkpoint.inodes));
     let layers = Layers {
         unlogged: Layer::default(),
         sealing: None,

@@ -6,7 +6,7 @@
 //! where its pages and entries count by themselves, or is dropped.
 //!
 //! ```text
-//! free blocks │ broken quads: for data │ whole quads above the reserve: for data and nodes │ the reserve: for nodes │
+//! free blocks │ broken quads: for data │ whole quads: for data and nodes │ growth of the leaves │ the reserve: for nodes │
 //! ```
 //! *Invariants*
 //! 1. Pages and shares fit into the blocks that their kind may take, and what they leave has whole quads for merging
@@ -14,7 +14,7 @@
 //! 2. What is unlogged and all shares fit into one group, and one group into the empty ring.
 //! 3. Whoever waits here holds no share, and whoever holds one waits for nobody who may wait here.
 
-use crate::allocator::{Counts, QUAD_BLOCKS};
+use crate::allocator::{Counts, EPOCH_PAGE_BLOCKS, QUAD_BLOCKS};
 use crate::error::{Posix, Result};
 use crate::format::{RECORD_HEAD_LEN, XATTR_PART_LEN};
 use crate::store::layer::Layer;
@@ -114,9 +114,6 @@ const FEW_BYTES: usize = 12 << 10;
 /// Log bytes of a block's record, and of a chunk's beside its blocks, at most.
 const BLOCK_BYTES: usize = 80;
 const CHUNK_BYTES: usize = 64;
-/// Blocks of broken quads that data leave to the epoch page: one for the new one, while the old one is held back. It would
-/// break another quad with each checkpoint, and data take the rest of it.
-const EPOCH_PAGE_BLOCKS: u64 = 2;
 /// Records of a merge that make one node more, at least.
 const NODE_BYTES: usize = 8 << 10;
 /// Nodes of a merge that no entry accounts for: the way up, and the epoch table.
@@ -304,7 +301,9 @@ impl Store {
                 counts.free_quads >= reserve / 4 && above(floor) >= taken + standing.unwritten + new
             }
             Need::Metadata => {
-                counts.quads_without(taken + standing.unwritten) >= reserve / 2 + growth(0).div_ceil(QUAD_BLOCKS)
+                // Of the growth they leave a part: where data had taken all but the reserve before it was kept, names go on.
+                let left = growth(0).div_ceil(QUAD_BLOCKS).min(reserve / 4);
+                counts.quads_without(taken + standing.unwritten) >= reserve / 2 + left
             }
             Need::Data { blocks } | Need::Promise { blocks } => {
                 let floor = reserve + growth(blocks).div_ceil(QUAD_BLOCKS);

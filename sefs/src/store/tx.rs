@@ -134,7 +134,8 @@ impl<'a> Tx<'a> {
         // are sealed at once as there are threads for; elsewhere all of them, for threads take long to wake.
         let chunks: Vec<_> = pieces.chunk_by(|one, two| one.0 / CHUNK_BLOCKS == two.0 / CHUNK_BLOCKS).collect();
         let mut sealed = Vec::with_capacity(data.len() / BLOCK_SIZE);
-        let threads = store.workers.count();
+        // Waking a thread takes longer than sealing a few blocks.
+        let threads = if blocks > CHUNK_BLOCKS { store.workers.count() } else { 1 };
         let at_once = if threads > 1 && !store.backend.works_meanwhile() { chunks.len() } else { threads };
         let rounds = chunks.chunks(at_once.max(1));
         let batches = rounds.flat_map(|round| workers::map(&*store.workers, round.to_vec(), seal)).map(|made| {

@@ -329,6 +329,26 @@ impl Backend for Refusing {
     }
 }
 
+/// What statfs says is there can be had, to the last block.
+#[test]
+fn what_is_available_is_given() {
+    for size_bytes in [SMALLEST, 16 << 20, 64 << 20] {
+        let store = open(&format(size_bytes), 4 << 20);
+        let mut at = 0;
+        loop {
+            let left = store.space().available_blocks;
+            if left == 0 {
+                break;
+            }
+            let blocks = (left / 3).clamp(1, 200);
+            let done = write(&store, at, blocks);
+            assert_eq!(done, Ok(()), "{size_bytes} bytes: {blocks} of {left} blocks that are available");
+            at += blocks + 1;
+        }
+        assert!(at * 2 > size_bytes / BLOCK_SIZE_U64, "{size_bytes} bytes: only {at} blocks fitted");
+    }
+}
+
 /// Filled in order, then written anew block by block all over: the leaves become twice as many and more, in quads that data
 /// left to them.
 #[test]
