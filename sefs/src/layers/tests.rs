@@ -497,3 +497,30 @@ fn an_unchanged_volume_follows_its_images() {
     expected.insert("extra".into(), "/".into());
     assert_eq!(bench.tree(), expected);
 }
+
+/// What the leaves grow by is kept from the beginning, and less when they have grown: inodes of images are none of the volume's,
+/// whose leaves would seem to be full of names.
+#[test]
+fn overwriting_a_file_over_an_image_of_many_files_costs_no_space() {
+    let name = |number: u32| &*alloc::format!("name {number}").leak();
+    let many: Items = (0..3000).map(|number| (name(number), file(""))).collect();
+    let bench = Bench::over(vec![image(&many, true)]);
+    let new = NewInode { kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
+    // Closing merges everything, so what was given back counts.
+    let available = |writes: Vec<(u64, usize)>| {
+        let volume = bench.open();
+        let ino = match volume.lookup(&Caller::root(), InodeNo::ROOT, b"data") {
+            Ok(attr) => attr.ino,
+            Err(_) => volume.make(&Caller::root(), InodeNo::ROOT, b"data", &new).unwrap().ino,
+        };
+        for (block, blocks) in writes {
+            volume.write(&Caller::root(), ino, block * 4096, &vec![1; blocks * 4096], WriteMode::Direct).unwrap();
+        }
+        volume.close().unwrap();
+        bench.open().stat_fs().blocks_available
+    };
+    const BLOCKS: u64 = 2048;
+    let before = available((0..BLOCKS).step_by(64).map(|block| (block, 64)).collect());
+    let after = available((0..BLOCKS).map(|turn| (turn * 1021 % BLOCKS, 1)).collect());
+    assert!(before - after <= 12, "{before} blocks available in order, {after} overwritten");
+}
