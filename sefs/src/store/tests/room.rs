@@ -355,9 +355,9 @@ fn what_is_available_is_given() {
 fn overwriting_at_random_needs_no_more_than_what_was_there_when_it_was_full() {
     let mut store = open(&format(128 << 20), 4 << 20);
     // Little beside what the leaves grow by, as on a large volume.
-    store.limits.reserve_blocks = 384;
-    store.alloc.set_reserve(384);
-    let blocks = store.space().available_blocks * 95 / 100;
+    store.limits.reserve_blocks = 256;
+    store.alloc.set_reserve(256);
+    let blocks = store.space().available_blocks * 99 / 100;
     for at in (0..blocks).step_by(32) {
         write(&store, at, 32.min(blocks - at)).unwrap();
     }
