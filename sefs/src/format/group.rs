@@ -233,9 +233,9 @@ impl LogRecord {
         let value = reader.bytes(value_len)?;
         match what {
             WHAT_PUT if value_len > MAX_VALUE_LEN => Err("value too long"),
-            WHAT_PUT => Ok(LogRecord::Put(Key::read(&mut key)?, value.to_vec())),
+            WHAT_PUT => Ok(LogRecord::Put(key_of_record(&mut key)?, value.to_vec())),
             WHAT_DELETE if value_len > 0 => Err("a deletion with a value"),
-            WHAT_DELETE => Ok(LogRecord::Delete(Key::read(&mut key)?)),
+            WHAT_DELETE => Ok(LogRecord::Delete(key_of_record(&mut key)?)),
             WHAT_PATCH => match Key::read(&mut key)? {
                 key @ Key { kind: Kind::Extent, .. } => Ok(LogRecord::Patch(key, Patch::decode(value)?)),
                 _ => Err("a patch of something other than a chunk"),
@@ -250,6 +250,14 @@ impl LogRecord {
             }
             _ => Err("unknown log record"),
         }
+    }
+}
+
+/// The key of a record that is put or deleted as a whole, which a chunk never is.
+fn key_of_record(reader: &mut Reader<'_>) -> Decoded<Key> {
+    match Key::read(reader)? {
+        Key { kind: Kind::Extent, .. } => Err("a chunk that is put or deleted as a whole"),
+        key => Ok(key),
     }
 }
 

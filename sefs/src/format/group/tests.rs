@@ -22,10 +22,15 @@ fn prefix() -> impl Strategy<Value = GroupPrefix> {
     )
 }
 
+/// Of anything but a chunk.
+fn record_key() -> impl Strategy<Value = Key> {
+    any::key().prop_filter("chunks are patched", |key| key.kind != Kind::Extent)
+}
+
 fn record() -> impl Strategy<Value = LogRecord> {
     prop_oneof![
-        (any::key(), collection::vec(any::<u8>(), 0..60)).prop_map(|(key, value)| LogRecord::Put(key, value)),
-        any::key().prop_map(LogRecord::Delete),
+        (record_key(), collection::vec(any::<u8>(), 0..60)).prop_map(|(key, value)| LogRecord::Put(key, value)),
+        record_key().prop_map(LogRecord::Delete),
         (any::<[u64; 2]>(), any::patch(1))
             .prop_map(|([object, chunk], patch)| { LogRecord::Patch(Key::new(object, Kind::Extent, chunk), patch) }),
         (any::<u32>(), any::<[u8; 32]>())
@@ -158,7 +163,7 @@ fn counts_that_the_bytes_do_not_justify_are_refused_before_anything_is_allocated
 
 #[test]
 fn every_rule_of_a_record_is_checked() {
-    let key = Key::new(5, Kind::Extent, 1);
+    let (key, chunk) = (Key::new(5, Kind::DirEntry, 1), Key::new(5, Kind::Extent, 1));
     let check = |record: LogRecord, change: &dyn Fn(&mut Vec<u8>), why: &str| {
         let mut bytes = GroupBody { records: vec![record], ..GroupBody::default() }.encode().to_vec();
         change(&mut bytes);
@@ -172,8 +177,10 @@ fn every_rule_of_a_record_is_checked() {
     check(LogRecord::Delete(key), &|bytes| bytes.push(0), "bytes follow the end");
     check(LogRecord::Put(key, vec![0]), &|bytes| bytes[65] = 2, "a deletion with a value");
     check(LogRecord::Put(key, vec![0; 4353]), &|_| {}, "value too long");
-    check(LogRecord::Patch(key, Patch::default()), &|bytes| bytes[64] = 1, "a patch of something other than a chunk");
-    check(LogRecord::Patch(key, Patch::default()), &|bytes| bytes[70] = 2, "chunk version");
+    check(LogRecord::Put(chunk, vec![0]), &|_| {}, "a chunk that is put or deleted as a whole");
+    check(LogRecord::Delete(chunk), &|_| {}, "a chunk that is put or deleted as a whole");
+    check(LogRecord::Patch(chunk, Patch::default()), &|bytes| bytes[64] = 1, "a patch of something other than a chunk");
+    check(LogRecord::Patch(chunk, Patch::default()), &|bytes| bytes[70] = 2, "chunk version");
     check(new_epoch(), &|bytes| bytes[64] = 1, "reserved bytes are set");
     check(
         LogRecord::Put(Key::new(0, Kind::Inode, 0), vec![0; 37]),
