@@ -149,9 +149,9 @@ impl Store {
         if !self.backend.works_meanwhile() {
             let read = |(block, out): (u64, &mut [u8])| self.read_in_chunk(object, block, out);
             let small = out.len() <= CHUNK_BLOCKS as usize * BLOCK_SIZE;
-            let parts = Parts::of(first_block, out);
+            let mut parts = Parts::of(first_block, out);
             return match small || self.workers.count() <= 1 {
-                true => parts.into_iter().try_for_each(read),
+                true => parts.try_for_each(read),
                 false => workers::map(&*self.workers, parts.collect(), read).into_iter().collect(),
             };
         }

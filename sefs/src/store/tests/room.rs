@@ -1,5 +1,7 @@
 //! Room for operations: what is accepted can be carried out, whatever else was accepted meanwhile.
 
+use alloc::boxed::Box;
+
 use super::*;
 use crate::backend::{BackendError, BackendOperation, Batch, Io, Ticket};
 use crate::error::{Error, Posix};
@@ -230,7 +232,7 @@ fn nothing_is_written_by_whoever_began_before_the_latch() {
     assert_eq!(backend.writes.load(Ordering::SeqCst), writes);
 }
 
-pub(super) fn open_on(backend: Arc<impl Backend + 'static>) -> Store {
+pub(super) fn open_on(backend: Arc<Refusing>) -> Store {
     let memory_bytes = 4 << 20;
     let options = StoreOptions {
         read_only: false,
@@ -259,6 +261,9 @@ pub(super) struct Refusing {
     stubborn: AtomicBool,
     /// A place that cannot be read.
     pub(super) unreadable: Mutex<Option<u64>>,
+    pub(super) flushes: AtomicU64,
+    /// What others do while it flushes, once.
+    pub(super) at_flush: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     ring_end: u64,
 }
 
@@ -274,6 +279,8 @@ impl Refusing {
             given: Mutex::default(),
             stubborn: AtomicBool::new(false),
             unreadable: Mutex::default(),
+            flushes: AtomicU64::new(0),
+            at_flush: Mutex::default(),
             ring_end,
         }
     }
@@ -313,6 +320,11 @@ impl Backend for Refusing {
     }
 
     fn flush(&self) -> core::result::Result<(), BackendError> {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        let others = self.at_flush.lock().take();
+        if let Some(others) = others {
+            others();
+        }
         self.memory.flush()
     }
 
