@@ -36,10 +36,7 @@ fn main() -> io::Result<()> {
         for target in ["mount_image", "mount_image_forged"] {
             for shape in 0..images.len() {
                 let shape = u16::try_from(shape).expect("few shapes").to_le_bytes();
-                let mut script = [&shape[..], &random(&mut dice, 1 + 15 * (number as usize % 8))].concat();
-                if target == "mount_image" {
-                    script.insert(0, (number % 8) as u8);
-                }
+                let script = [&shape[..], &random(&mut dice, 1 + 15 * (number as usize % 8))].concat();
                 write(target, number as usize * 10 + usize::from(shape[0]), &script)?;
             }
         }

@@ -1,23 +1,38 @@
 //! An input as a stream of choices. It never ends early: past its end there are zeros, so every prefix means something.
 
-/// What is left of the input.
-pub struct Input<'a>(&'a [u8]);
+use sefs_tests::seed::Dice;
+
+/// What is left of the input, and dice that all of its bytes decide.
+pub struct Input<'a> {
+    rest: &'a [u8],
+    dice: Dice,
+}
 
 impl<'a> Input<'a> {
     /// All of it.
     pub fn new(bytes: &'a [u8]) -> Input<'a> {
-        Input(bytes)
+        // FNV-1a: the dice need no more than a seed that each byte changes.
+        let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        Input { rest: bytes, dice: Dice::new(bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)) }
+    }
+
+    /// True for one in `every` inputs: for what takes long.
+    ///
+    /// No part of the input says so. A corpus collects what reaches most, so parts that say so would soon be in most of
+    /// it, and whatever is made from it would take long too.
+    pub fn rarely(&mut self, every: u64) -> bool {
+        self.dice.below(every) == 0
     }
 
     /// Whether everything was read.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rest.is_empty()
     }
 
     /// The next bytes, fewer at the end.
     pub fn bytes(&mut self, len: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at(len.min(self.rest.len()));
+        self.rest = rest;
         taken
     }
 
@@ -29,7 +44,7 @@ impl<'a> Input<'a> {
 
     /// Everything that is left.
     pub fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.0)
+        std::mem::take(&mut self.rest)
     }
 
     /// The next byte.

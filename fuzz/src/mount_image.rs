@@ -10,6 +10,7 @@ use sefs::suite::RustCrypto;
 use sefs_tests::world::World;
 
 use crate::image::{Image, world};
+use crate::input::Input;
 use crate::memory;
 use crate::script::play;
 use crate::suites::{Quick, Remembering, shared};
@@ -25,7 +26,7 @@ const BUDGET_BYTES: usize = 16 << 20;
 
 /// The target.
 pub fn run(input: &[u8]) {
-    let (choice, script) = input.split_first().unwrap_or((&0, &[]));
-    let (images, world) = &IMAGES[usize::from(choice & 7 == 7)];
-    memory::within(BUDGET_BYTES, || play(script, images, world, None));
+    let mut input = Input::new(input);
+    let (images, world) = &IMAGES[usize::from(input.rarely(8))];
+    memory::within(BUDGET_BYTES, || play(input, images, world, None));
 }

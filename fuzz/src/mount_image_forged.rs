@@ -35,7 +35,7 @@ const BUDGET_BYTES: usize = 16 << 20;
 /// The target.
 pub fn run(input: &[u8]) {
     let (images, world) = &*IMAGES;
-    memory::within(BUDGET_BYTES, || play(input, images, world, Some(append_group)));
+    memory::within(BUDGET_BYTES, || play(Input::new(input), images, world, Some(append_group)));
 }
 
 /// The end of the log: what the next group has to say of itself.

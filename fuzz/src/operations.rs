@@ -2,8 +2,8 @@
 //!
 //! Each operation's answer is compared with the model's. Then, in three of four inputs, the disk is set to what a crash could
 //! have left, with writes lost, reordered and torn: it mounts to a prefix of the operations that includes all that was
-//! acknowledged (P5, P6). In every fourth input it does so again after a few more operations and another crash. In every
-//! ninth, everything that is stored is checked wherever nothing is mounted.
+//! acknowledged (P5, P6). In every sixth of these it does so again after a few more operations and another crash. In every
+//! thirty-second input, everything that is stored is checked wherever nothing is mounted.
 //!
 //! Inputs are short: many of them reach more than one that does much.
 
@@ -36,7 +36,7 @@ static FRESH: LazyLock<(World, [Disk; 2])> = LazyLock::new(|| {
 
 /// The model, the recording and all states are memory too.
 const BUDGET_BYTES: usize = 96 << 20;
-/// Operations of an input, and of every eighth.
+/// Operations of an input, and of every sixteenth.
 const MOST_OPS: [usize; 2] = [8, 32];
 
 /// The target.
@@ -46,14 +46,12 @@ pub fn run(input: &[u8]) {
         let mut input = Input::new(input);
         let flags = input.u8();
         let disk = &disks[usize::from(flags & 1)];
-        let plan = CrashPlan {
-            crashes: [0, 1, 1, 2][usize::from(flags >> 1 & 3)],
-            seed: input.u16().into(),
-            check: flags % 9 == 8,
-        };
+        let crashes = if flags >> 1 & 3 == 0 { 0 } else { 1 + u8::from(input.rarely(6)) };
+        let plan = CrashPlan { crashes, seed: input.u16().into(), check: input.rarely(32) };
+        let most_ops = MOST_OPS[usize::from(input.rarely(16))];
         let atomic = plan.crashes > 0;
         let mut ops = Vec::new();
-        while !input.is_empty() && ops.len() < MOST_OPS[usize::from(flags >> 3 & 7 == 7)] {
+        while !input.is_empty() && ops.len() < most_ops {
             ops.push(operation(&mut input, atomic));
         }
         play(&world(&fresh.env.suite), disk, &ops, &plan);

@@ -36,7 +36,8 @@ pub struct Stage<'a> {
     options: OpenOptions,
     volume: Option<Volume>,
     oracle: Oracle<'a>,
-    checked: bool,
+    /// Whether the whole check is still to come. Once in a script, and not in each, for it takes longer than all the rest.
+    checks: bool,
 }
 
 /// What the answers are compared with.
@@ -57,12 +58,11 @@ pub enum Oracle<'a> {
 /// Requests of a script, and pages that it may read: several times what the longest honest one takes.
 const MOST_REQUESTS: u64 = 100_000;
 const MOST_PAGES: u64 = 1_000_000;
-/// Items of a script that count, and of every eighth: many short ones reach more than a long one.
+/// Items of a script that count, and of every sixteenth: many short ones reach more than a long one.
 const MOST_ITEMS: [usize; 2] = [8, 32];
 
 /// Runs the script on one of `images`; `forge` makes what only a holder of the keys can.
-pub fn play(input: &[u8], images: &[Arc<Image>], env: &World, forge: Option<Forge>) {
-    let mut input = Input::new(input);
+pub fn play(mut input: Input<'_>, images: &[Arc<Image>], env: &World, forge: Option<Forge>) {
     let image = input.pick(images).clone();
     let flags = input.u8();
     let oracle = match forge {
@@ -72,17 +72,16 @@ pub fn play(input: &[u8], images: &[Arc<Image>], env: &World, forge: Option<Forg
     let host = Layered::new(image.clone(), MOST_REQUESTS, MOST_PAGES);
     let options = OpenOptions { read_only: flags & 1 != 0, ..small_memory() };
     let world = world(&env.env.suite);
-    let mut stage = Stage { image: image.clone(), host, world, options, volume: None, oracle, checked: false };
-    for _ in 0..MOST_ITEMS[usize::from(flags >> 5 == 7)] {
+    let checks = input.rarely(8);
+    let mut stage = Stage { image: image.clone(), host, world, options, volume: None, oracle, checks };
+    for _ in 0..MOST_ITEMS[usize::from(input.rarely(16))] {
         if input.is_empty() {
             break;
         }
         stage.item(&mut input, forge);
     }
     stage.look();
-    if flags & 0xe == 0xe {
-        stage.check(true);
-    }
+    stage.check(true);
     if flags & 0x10 != 0
         && let Some(volume) = stage.volume.take()
     {
@@ -135,9 +134,8 @@ impl Stage<'_> {
         self.open();
     }
 
-    /// Once in a script, for it takes longer than all the rest.
     fn check(&mut self, scrub: bool) {
-        if std::mem::replace(&mut self.checked, true) {
+        if !std::mem::replace(&mut self.checks, false) {
             return;
         }
         let options = CheckOptions { scrub, memory_bytes: self.options.memory_bytes, ..CheckOptions::default() };
@@ -328,7 +326,9 @@ mod tests {
         };
         let pages = 0..u16::try_from(images[0].used().len()).expect("a small image");
         let scripts = pages.flat_map(|page| [100, 600].map(|offset| script(page, offset)));
-        let wrong = |script: Vec<u8>| catch_unwind(AssertUnwindSafe(|| play(&script, &images, &world, None))).is_err();
+        let wrong = |script: Vec<u8>| {
+            catch_unwind(AssertUnwindSafe(|| play(Input::new(&script), &images, &world, None))).is_err()
+        };
         scripts.filter(|script| wrong(script.clone())).count()
     }
 
