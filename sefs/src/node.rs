@@ -8,7 +8,7 @@
 //! *Security*: a node is decoded only after it authenticated; still, a hostile key holder may have written it, so
 //! [`Node::decode`] checks everything once. After that no accessor can fail on the node's content.
 //!
-//! *Invariants*: at least one entry; keys rise strictly; values lie in index order without gaps, at most
+//! *Invariants*: at least one entry; keys rise strictly, and no chunk is behind the end of the largest file; values lie in index order without gaps, at most
 //! [`MAX_VALUE_LEN`] bytes each, exactly one [`BlockRef`] of a whole, aligned node each in an inner node; all other
 //! bytes are zero.
 
@@ -98,6 +98,9 @@ impl Node {
             let key = Key::new(u64_at(entry, 0), kind, u64_at(entry, 8));
             if before.is_some_and(|before| before >= key) {
                 return Err("keys do not rise");
+            }
+            if key.is_behind_all_files() {
+                return Err("a chunk behind the end of the largest file");
             }
             before = Some(key);
             let len = usize::from(u16_at(entry, 20));
@@ -368,6 +371,18 @@ mod tests {
         assert!(Node::decode(leaf(), 1, SIZE).is_err());
         assert!(Node::decode(leaf(), 0, 32_768).is_err());
         assert!(Node::decode(Vec::new(), 0, 0).is_err());
+    }
+
+    #[test]
+    fn no_chunk_is_behind_the_end_of_the_largest_file() {
+        let with_chunk = |chunk: u64| {
+            let mut builder = NodeBuilder::new(0, SIZE);
+            builder.push(Key::new(7, Kind::Extent, chunk), b"").unwrap();
+            Node::decode(builder.finish().unwrap(), 0, SIZE)
+        };
+        let last = (u64::MAX >> 1) / (256 << 10);
+        assert_eq!(with_chunk(last).unwrap().key(0).block_number(63), (u64::MAX >> 1) / 4096);
+        assert_eq!(with_chunk(last + 1).err(), Some("a chunk behind the end of the largest file"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::format::{
     NAME_DISCRIMINATORS, OrphanRecord, RangeRecord, name_hash,
 };
 use crate::suite::Suite;
-use crate::types::{BLOCK_SIZE_U64, CHUNK_BLOCKS, InodeNo, ObjectId};
+use crate::types::{BLOCK_SIZE_U64, InodeNo, ObjectId};
 
 /// Links of a directory without subdirectories.
 const EMPTY_DIR_LINKS: u64 = 2;
@@ -164,7 +164,7 @@ impl Files {
         }
         current.chunks = true;
         for (index, state) in chunk.iter() {
-            let block = Some(key.offset.saturating_mul(CHUNK_BLOCKS).saturating_add(u64::from(index)));
+            let block = Some(key.block_number(index));
             match state {
                 BlockState::Absent => {}
                 BlockState::Unwritten => current.last_block = block,

@@ -23,7 +23,7 @@ use crate::sealer::{OpenFailure, PACKED_EPOCH};
 use crate::store::{Admitted, PACKED_IDS_END, admit};
 use crate::suite::Nonce;
 use crate::tree::{self, NodeReader, Place, Root, Visitor};
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, Generation, ObjectId};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, Generation, ObjectId};
 
 /// Checks a packed image. Errors are those that keep it from looking.
 pub(super) fn check(
@@ -242,7 +242,7 @@ impl Walk<'_, '_> {
         self.used.data.add(addr);
         self.report.summary.data_blocks += 1;
         if self.scrub {
-            self.scrub_block(ObjectId(key.object), key.offset.saturating_mul(CHUNK_BLOCKS) + u64::from(index), loc);
+            self.scrub_block(ObjectId(key.object), key.block_number(index), loc);
         }
     }
 

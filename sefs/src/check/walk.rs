@@ -14,7 +14,7 @@ use crate::format::{BlockLoc, BlockState, Chunk, FileKind, Inode, Key, Kind, SYS
 use crate::node::Node;
 use crate::store::{GivenUp, Lowers, NodeName};
 use crate::tree::{self, Place, Visitor};
-use crate::types::{BLOCK_SIZE, BlockAddr, CHUNK_BLOCKS, ObjectId};
+use crate::types::{BLOCK_SIZE, BlockAddr, ObjectId};
 
 /// Walks one tree.
 pub(super) fn tree(
@@ -229,7 +229,7 @@ impl Walk<'_, '_, '_> {
                 self.scrub_run(key, &run);
                 run.clear();
             }
-            run.push((key.offset.saturating_mul(CHUNK_BLOCKS).saturating_add(u64::from(index)), loc, place));
+            run.push((key.block_number(index), loc, place));
         }
         self.scrub_run(key, &run);
     }

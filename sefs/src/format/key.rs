@@ -1,12 +1,17 @@
 //! Keys of records: they order everything that a volume holds.
 
 use super::codec::{Decoded, Reader, Writer};
+use super::inode::MAX_FILE_SIZE;
+use crate::types::{BLOCK_SIZE_U64, CHUNK_BLOCKS};
 
 /// The largest value that a record may have, in bytes.
 pub const MAX_VALUE_LEN: usize = 4352;
 
 /// Bytes of a stored key: {object u64, offset u64, kind u8}.
 pub const KEY_LEN: usize = 17;
+
+/// The chunk in which the largest file ends. No stored chunk has a higher number, so blocks of files can be counted.
+pub(super) const LAST_CHUNK: u64 = MAX_FILE_SIZE / (CHUNK_BLOCKS * BLOCK_SIZE_U64);
 
 /// What a record is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -120,6 +125,16 @@ impl Key {
             return Some(Key::new(self.object, kind, 0));
         }
         Some(Key::new(self.object.checked_add(1)?, Kind::Inode, 0))
+    }
+
+    /// The number of a chunk's block among all of the object. The key is one that was decoded, or of a file's content.
+    pub(crate) fn block_number(self, index: u8) -> u64 {
+        self.offset * CHUNK_BLOCKS + u64::from(index)
+    }
+
+    /// Whether it names a chunk behind the end of the largest file.
+    pub(crate) fn is_behind_all_files(self) -> bool {
+        self.kind == Kind::Extent && self.offset > LAST_CHUNK
     }
 
     pub(crate) fn write(self, writer: &mut Writer) {

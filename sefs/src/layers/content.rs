@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::format::{BlockLoc, BlockState, Chunk, FileKind, ImageType, Inode, Key, Kind};
 use crate::layers::make::inode_of;
 use crate::store::{Lowers, chunk_key};
-use crate::types::{BLOCK_SIZE, CHUNK_BLOCKS, ObjectId};
+use crate::types::{BLOCK_SIZE, ObjectId};
 
 /// Two versions of the images below a volume.
 pub(super) struct Versions<'a> {
@@ -73,7 +73,7 @@ impl Versions<'_> {
         if old.proof == new.proof && is_public(self.old, &old)? && is_public(self.new, &new)? {
             return Ok(true);
         }
-        let number = key.offset * CHUNK_BLOCKS + u64::from(block);
+        let number = key.block_number(block);
         let mut bytes = [alloc::vec![0; BLOCK_SIZE], alloc::vec![0; BLOCK_SIZE]];
         self.old.read_block(ObjectId(key.object), number, &old, &mut bytes[0])?;
         self.new.read_block(ObjectId(key.object), number, &new, &mut bytes[1])?;

@@ -27,7 +27,7 @@ use crate::layers::make::{inode_of, refuse_crossed_links, stack, survey};
 use crate::layers::paths::{Paths, each_entry};
 use crate::repair::{Fitted, fit};
 use crate::store::{Lower, Need, PACKED_IDS_END, Store, StoreOptions, chunk_key, record_error};
-use crate::types::{BLOCK_SIZE, CHUNK_BLOCKS, InodeNo, ObjectId};
+use crate::types::{BLOCK_SIZE, InodeNo, ObjectId};
 use crate::vfs::NewLower;
 use crate::workers::NoWorkers;
 
@@ -375,7 +375,7 @@ impl Upgrade<'_> {
             let content = self.store.read_chunk(self.store.files_root(), key)?;
             for (block, state) in self.versions.new.chunk(key)?.iter() {
                 if matches!(state, BlockState::Data(_)) && content.get(block) == BlockState::Absent {
-                    self.amend.cleared.insert((object, key.offset * CHUNK_BLOCKS + u64::from(block)));
+                    self.amend.cleared.insert((object, key.block_number(block)));
                 }
             }
             from = key.successor().ok_or(Error::Posix(Posix::FileTooBig))?;
@@ -391,7 +391,7 @@ impl Upgrade<'_> {
             let below: Vec<u64> = content
                 .iter()
                 .filter(|(_, state)| state.is_below())
-                .map(|(block, _)| key.offset * CHUNK_BLOCKS + u64::from(block))
+                .map(|(block, _)| key.block_number(block))
                 .collect();
             for run in below.chunk_by(|one, two| one + 1 == *two) {
                 let mut bytes = alloc::vec![0; run.len() * BLOCK_SIZE];

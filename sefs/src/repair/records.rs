@@ -151,8 +151,7 @@ impl Plan {
         }
         Ok(last.and_then(|(key, bytes)| {
             let (index, _) = Chunk::decode(&bytes).ok()?.iter().last()?;
-            let block = key.offset.checked_mul(CHUNK_BLOCKS)?.checked_add(u64::from(index) + 1)?;
-            block.checked_mul(BLOCK_SIZE_U64)
+            (key.block_number(index) + 1).checked_mul(BLOCK_SIZE_U64)
         }))
     }
 

@@ -36,7 +36,7 @@ use crate::store::reseal::{Order, Slice};
 use crate::store::{FILES_FROM, SLOT_ADDRS, Store};
 use crate::suite::{Nonce, Tag};
 use crate::tree::Root;
-use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, CHUNK_BLOCKS, EpochId, Generation, Lsn, ObjectId};
+use crate::types::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockAddr, EpochId, Generation, Lsn, ObjectId};
 
 /// Why a checkpoint is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -595,8 +595,7 @@ fn proofs(layer: &Layer, ring: &BTreeMap<BlockAddr, Lsn>) -> BTreeMap<BlockAddr,
             if let BlockState::Data(loc) = state
                 && ring.contains_key(&loc.addr)
             {
-                let number = key.offset.saturating_mul(CHUNK_BLOCKS).saturating_add(u64::from(block));
-                proofs.insert(loc.addr, (loc, (ObjectId(key.object), number)));
+                proofs.insert(loc.addr, (loc, (ObjectId(key.object), key.block_number(block))));
             }
         }
     }

@@ -294,7 +294,7 @@ impl Store {
             };
             let end = (at + 1..pages.len()).find(|index| !follows(*index)).unwrap_or(pages.len());
             let plain = pages[at..end].iter().map(|waiting| &*waiting.page);
-            let block = first.key.offset * CHUNK_BLOCKS + u64::from(first.block);
+            let block = first.key.block_number(first.block);
             let here = Extent { addr: BlockAddr(extent.addr.0 + at as u64), blocks: (end - at) as u64 };
             let locs = self.seal_run(block, here, plain, &mut out[at * BLOCK_SIZE..end * BLOCK_SIZE])?;
             let patch = sealed.patches.entry(first.key).or_default();

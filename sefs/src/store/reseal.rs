@@ -165,7 +165,7 @@ impl Store {
         let found: Vec<(u8, BlockLoc)> = blocks_of(chunk, epochs).take(most).collect();
         let mut patch = Patch::default();
         for run in found.chunk_by(|(one, _), (next, _)| one + 1 == *next) {
-            let first = key.offset * CHUNK_BLOCKS + u64::from(run[0].0);
+            let first = key.block_number(run[0].0);
             let locs: Vec<BlockLoc> = run.iter().map(|(_, loc)| *loc).collect();
             self.reseal_run(ObjectId(key.object), first, &locs, &mut patch)?;
         }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::any;
 use crate::format::codec::{COUNTER_END, U48_END};
+use crate::format::key::LAST_CHUNK;
 
 fn prefix() -> impl Strategy<Value = GroupPrefix> {
     (any::<[u64; 2]>(), any::<[u32; 3]>(), any::<[u8; 12]>(), any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
@@ -31,8 +32,8 @@ fn record() -> impl Strategy<Value = LogRecord> {
     prop_oneof![
         (record_key(), collection::vec(any::<u8>(), 0..60)).prop_map(|(key, value)| LogRecord::Put(key, value)),
         record_key().prop_map(LogRecord::Delete),
-        (any::<[u64; 2]>(), any::patch(1))
-            .prop_map(|([object, chunk], patch)| { LogRecord::Patch(Key::new(object, Kind::Extent, chunk), patch) }),
+        (any::<u64>(), 0..=LAST_CHUNK, any::patch(1))
+            .prop_map(|(object, chunk, patch)| LogRecord::Patch(Key::new(object, Kind::Extent, chunk), patch)),
         (any::<u32>(), any::<[u8; 32]>())
             .prop_map(|(id, secret)| LogRecord::NewEpoch { id: EpochId(id), secret: SecretKey::new(secret) }),
     ]
@@ -181,6 +182,8 @@ fn every_rule_of_a_record_is_checked() {
     check(LogRecord::Delete(chunk), &|_| {}, "a chunk that is put or deleted as a whole");
     check(LogRecord::Patch(chunk, Patch::default()), &|bytes| bytes[64] = 1, "a patch of something other than a chunk");
     check(LogRecord::Patch(chunk, Patch::default()), &|bytes| bytes[70] = 2, "chunk version");
+    let behind = Key::new(5, Kind::Extent, LAST_CHUNK + 1);
+    check(LogRecord::Patch(behind, Patch::default()), &|_| {}, "a chunk behind the end of the largest file");
     check(new_epoch(), &|bytes| bytes[64] = 1, "reserved bytes are set");
     check(
         LogRecord::Put(Key::new(0, Kind::Inode, 0), vec![0; 37]),
