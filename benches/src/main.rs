@@ -66,7 +66,7 @@ struct Args {
     #[arg(long, default_value_t = 16_384)]
     blocks: u64,
     /// How many appends, each with a sync
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 4000)]
     appends: u64,
     /// Bytes of a sequential call
     #[arg(long, value_delimiter = ',', value_parser = size::parse, default_value = "4K,128K,1M")]

@@ -101,8 +101,11 @@ impl From<Error> for Failed {
     }
 }
 
-/// Ring blocks that are copied home in one request.
+/// Ring blocks that are read in one request, and copied home in one.
 const COPY_BLOCKS: usize = 256;
+/// So many ring blocks that are not needed are read along with their neighbours, for another request takes longer. Between
+/// blocks that were synced one by one there is the head of a group each time.
+const READ_ALONG_BLOCKS: u64 = 16;
 
 impl Store {
     /// Merges what is logged so far.
@@ -242,15 +245,18 @@ impl Store {
             let mut writes: Vec<(BlockAddr, Vec<u8>)> = Vec::with_capacity(batch.len());
             let mut at = 0;
             while at < batch.len() {
-                let run = batch[at..].iter().zip(batch[at].0.0..).take_while(|((lsn, _), want)| lsn.0 == *want).count();
-                let bytes = self.read_ring(batch[at].0, run as u64)?;
-                for ((_, addr), block) in batch[at..at + run].iter().zip(bytes.chunks_exact(BLOCK_SIZE)) {
+                let run = &batch[at..at + read_together(&batch[at..])];
+                let (first, last) = (batch[at].0, run.last().map_or(batch[at].0, |(lsn, _)| *lsn));
+                let bytes = self.read_ring(first, last.0 - first.0 + 1)?;
+                let (blocks, _) = bytes.as_chunks::<BLOCK_SIZE>();
+                for (lsn, addr) in run {
                     // A block that the layer does not name is no part of this checkpoint.
                     let Some((loc, place)) = proofs.get(addr) else { continue };
+                    let block = &blocks[(lsn.0 - first.0) as usize];
                     self.verify_block(loc, block).map_err(|failure| block_error(failure, loc, *place))?;
                     writes.push((*addr, block.to_vec()));
                 }
-                at += run;
+                at += run.len();
             }
             writes.sort_unstable_by_key(|(addr, _)| *addr);
             self.submit_unnamed(join_writes(self, &writes))?;
@@ -584,6 +590,16 @@ impl PageIo for Store {
         }
         Ok((proof.epoch, proof.nonce, proof.tag))
     }
+}
+
+/// How many of these ring blocks, which rise, one request reads; at least one.
+fn read_together(by_place: &[(Lsn, BlockAddr)]) -> usize {
+    let first = by_place.first().map_or(0, |(lsn, _)| lsn.0);
+    let is_near = |pair: &&[(Lsn, BlockAddr)]| {
+        let (before, next) = (pair[0].0.0, pair[1].0.0);
+        next - before <= READ_ALONG_BLOCKS + 1 && next - first < COPY_BLOCKS as u64
+    };
+    1 + by_place.windows(2).take_while(is_near).count()
 }
 
 /// What vouches for the blocks of a layer that stand in the ring: by home address, with object and block number.

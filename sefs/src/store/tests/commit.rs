@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
-use super::room::{Refusing, open_on};
+use super::room::{Refusing, open_on, write};
 use super::*;
 
 #[test]
@@ -29,4 +29,20 @@ fn what_is_logged_while_a_commit_flushes_waits_for_the_next_flush() {
     assert_eq!(host.flushes.load(Ordering::SeqCst), before + 1, "the second group was logged, not flushed");
     store.commit().unwrap();
     assert_eq!(host.flushes.load(Ordering::SeqCst), before + 1, "there was nothing new");
+}
+
+/// Blocks that were synced one by one stand between the heads of their groups.
+#[test]
+fn a_checkpoint_reads_the_log_in_long_stretches() {
+    let host = Arc::new(Refusing::new(16 << 20));
+    let store = open_on(host.clone());
+    for block in 0..60 {
+        write(&store, block, 1).unwrap();
+        store.commit().unwrap();
+    }
+    assert_eq!(store.layers.read().ring_active.len(), 60, "all of them are in the log only");
+    let before = host.reads.load(Ordering::SeqCst);
+    store.checkpoint().unwrap();
+    let reads = host.reads.load(Ordering::SeqCst) - before;
+    assert!(reads < 20, "{reads} requests to read for 60 blocks");
 }

@@ -261,6 +261,7 @@ pub(super) struct Refusing {
     stubborn: AtomicBool,
     /// A place that cannot be read.
     pub(super) unreadable: Mutex<Option<u64>>,
+    pub(super) reads: AtomicU64,
     pub(super) flushes: AtomicU64,
     /// What others do while it flushes, once.
     pub(super) at_flush: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -279,6 +280,7 @@ impl Refusing {
             given: Mutex::default(),
             stubborn: AtomicBool::new(false),
             unreadable: Mutex::default(),
+            reads: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
             at_flush: Mutex::default(),
             ring_end,
@@ -295,7 +297,10 @@ impl Backend for Refusing {
                     let operation = BackendOperation::Read;
                     return Err(BackendError { operation, offset_bytes: *offset_bytes, errno: 5 });
                 }
-                Io::Read { .. } => continue,
+                Io::Read { .. } => {
+                    self.reads.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
             };
             self.writes.fetch_add(1, Ordering::SeqCst);
             if self.refuse.load(Ordering::SeqCst)
