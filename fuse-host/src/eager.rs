@@ -9,8 +9,9 @@
 //! and is what the time goes into; and where others want the processor, which shows in the time that the loop had to wait for one.
 //! With a single processor it never begins.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -130,12 +131,12 @@ fn set_blocking(device: &OwnedFd, blocking: bool) -> nix::Result<()> {
     fcntl(device, FcntlArg::F_SETFL(flags)).map(drop)
 }
 
-/// Where the kernel says how a thread of this process was scheduled.
-fn schedstat_of(name: &str) -> Option<PathBuf> {
+/// Where the kernel says how a thread of this process was scheduled; it says it anew whenever it is read.
+fn schedstat_of(name: &str) -> Option<File> {
     let mut tasks = std::fs::read_dir("/proc/self/task").ok()?.flatten().map(|task| task.path());
     let task =
         tasks.find(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name))?;
-    Some(task.join("schedstat"))
+    File::open(task.join("schedstat")).ok()
 }
 
 /// How long a thread ran, and could have run and had no processor, since it began.
@@ -152,8 +153,10 @@ impl Scheduled {
     }
 }
 
-fn scheduled(schedstat: &PathBuf) -> Option<Scheduled> {
-    let text = std::fs::read_to_string(schedstat).ok()?;
+fn scheduled(schedstat: &File) -> Option<Scheduled> {
+    let mut text = [0; 80];
+    let len = schedstat.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..len]).ok()?;
     let mut nanoseconds = text.split_whitespace().map(|word| word.parse().map(Duration::from_nanos));
     Some(Scheduled { ran: nanoseconds.next()?.ok()?, waited: nanoseconds.next()?.ok()? })
 }
