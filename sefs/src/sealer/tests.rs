@@ -1,9 +1,15 @@
+use alloc::boxed::Box;
 use alloc::vec;
 use std::collections::BTreeSet;
 
+use super::epochs::{DEFAULT_EPOCH_LIMIT, MAX_EXPANDED, NonceSource};
 use super::*;
+use crate::error::Tampered;
+use crate::format::{LogRecord, MAX_EPOCHS};
+use crate::keys::SealedEpochPage;
 use crate::keys::tests::{CountingRng, FailingRng, verified, volume_key};
-use crate::suite::{AuthFailed, RustCrypto};
+use crate::suite::{AuthFailed, RustCrypto, SecretKey};
+use crate::sync::Mutex;
 use crate::types::{BlockAddr, Generation};
 
 fn sealer_of(volume: u8, rng: Arc<dyn Rng>) -> Sealer {
