@@ -43,7 +43,9 @@ pub(crate) fn run(requests: &Activity, device: &OwnedFd, event_loop: &str) {
     if std::thread::available_parallelism().map_or(1, std::num::NonZero::get) < 2 {
         return;
     }
-    let (mut pace, mut eager, mut schedstat, mut before) = (Pace::default(), false, None, None);
+    let (mut pace, mut eager, mut before) = (Pace::default(), false, None);
+    // Looked for once; not every kernel has it.
+    let mut schedstat: Option<Option<File>> = None;
     loop {
         let (seen, began) = (requests.count(), Instant::now());
         let asleep = pace.is_asleep();
@@ -52,8 +54,7 @@ pub(crate) fn run(requests: &Activity, device: &OwnedFd, event_loop: &str) {
             let _ = set_blocking(device, true);
             return;
         }
-        schedstat = schedstat.or_else(|| schedstat_of(event_loop));
-        let now = schedstat.as_ref().and_then(scheduled);
+        let now = schedstat.get_or_insert_with(|| schedstat_of(event_loop)).as_ref().and_then(scheduled);
         let elapsed = if asleep { TICK } else { began.elapsed() };
         let tick = Tick {
             requests: requests.count().wrapping_sub(seen) as f64,
@@ -216,6 +217,26 @@ mod tests {
             (0..1000).all(|number| pace.tick(&tick(9, now_and_then(number), 0.0))),
             "a quarter of the time is no crowd"
         );
+    }
+
+    #[test]
+    fn the_kernel_s_account_of_a_thread_goes_on() {
+        let body = || {
+            let Some(file) = schedstat_of("eager-test-spin") else {
+                eprintln!("SKIPPED: this kernel keeps no account of threads");
+                return;
+            };
+            let (first, begun) = (scheduled(&file).expect("two numbers"), Instant::now());
+            while scheduled(&file).expect("two numbers").since(first).0 == 0.0 {
+                assert!(begun.elapsed() < Duration::from_secs(60), "what it says is old");
+            }
+        };
+        std::thread::Builder::new()
+            .name("eager-test-spin".into())
+            .spawn(body)
+            .expect("a thread")
+            .join()
+            .expect("it ends");
     }
 
     /// This thread stands for the event loop.

@@ -103,7 +103,7 @@ fn key_file(bytes: &[u8]) {
 /// A walk over a tree that no honest filesystem has.
 fn tree(input: &mut Input<'_>) {
     let (fresh, disk) = &*FRESH;
-    let check = input.u8() & 3 == 0;
+    let check = input.rarely(4);
     let items = items(input);
     let mut survey = Survey::default();
     items.iter().for_each(|item| survey.count(item));

@@ -8,9 +8,9 @@
 //! *Security*: a node is decoded only after it authenticated; still, a hostile key holder may have written it, so
 //! [`Node::decode`] checks everything once. After that no accessor can fail on the node's content.
 //!
-//! *Invariants*: at least one entry; keys rise strictly, and no chunk is behind the end of the largest file; values lie in index order without gaps, at most
-//! [`MAX_VALUE_LEN`] bytes each, exactly one [`BlockRef`] of a whole, aligned node each in an inner node; all other
-//! bytes are zero.
+//! *Invariants*: at least one entry; keys rise strictly, and no chunk is past the end of the largest file; values lie in
+//! index order without gaps, at most [`MAX_VALUE_LEN`] bytes each, exactly one [`BlockRef`] of a whole, aligned node each
+//! in an inner node; all other bytes are zero.
 
 use alloc::vec::Vec;
 
@@ -99,8 +99,8 @@ impl Node {
             if before.is_some_and(|before| before >= key) {
                 return Err("keys do not rise");
             }
-            if key.is_behind_all_files() {
-                return Err("a chunk behind the end of the largest file");
+            if key.is_past_all_files() {
+                return Err("a chunk past the end of the largest file");
             }
             before = Some(key);
             let len = usize::from(u16_at(entry, 20));
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn no_chunk_is_behind_the_end_of_the_largest_file() {
+    fn no_chunk_is_past_the_end_of_the_largest_file() {
         let with_chunk = |chunk: u64| {
             let mut builder = NodeBuilder::new(0, SIZE);
             builder.push(Key::new(7, Kind::Extent, chunk), b"").unwrap();
@@ -382,7 +382,7 @@ mod tests {
         };
         let last = (u64::MAX >> 1) / (256 << 10);
         assert_eq!(with_chunk(last).unwrap().key(0).block_number(63), (u64::MAX >> 1) / 4096);
-        assert_eq!(with_chunk(last + 1).err(), Some("a chunk behind the end of the largest file"));
+        assert_eq!(with_chunk(last + 1).err(), Some("a chunk past the end of the largest file"));
     }
 
     #[test]

@@ -4,9 +4,6 @@
 //! twice; it is burned before the message is sealed, whatever happens afterwards. Only an epoch that was drawn by this
 //! very [`Sealer`] can seal: one that was read from a volume has no counter, for nobody knows which nonces an older
 //! state of the volume has used. Associated data come from what the reader expects, never from the block.
-//!
-//! *Invariants*: epoch numbers rise; an epoch that was drawn here is never dropped here, for something that it sealed may
-//! still be on its way to a log group; no cryptography runs under the table's lock.
 
 mod epochs;
 #[cfg(test)]

@@ -237,7 +237,7 @@ impl LogRecord {
             WHAT_DELETE if value_len > 0 => Err("a deletion with a value"),
             WHAT_DELETE => Ok(LogRecord::Delete(key_of_record(&mut key)?)),
             WHAT_PATCH => match Key::read(&mut key)? {
-                key if key.is_behind_all_files() => Err("a chunk behind the end of the largest file"),
+                key if key.is_past_all_files() => Err("a chunk past the end of the largest file"),
                 key @ Key { kind: Kind::Extent, .. } => Ok(LogRecord::Patch(key, Patch::decode(value)?)),
                 _ => Err("a patch of something other than a chunk"),
             },

@@ -132,8 +132,8 @@ impl Key {
         self.offset * CHUNK_BLOCKS + u64::from(index)
     }
 
-    /// Whether it names a chunk behind the end of the largest file.
-    pub(crate) fn is_behind_all_files(self) -> bool {
+    /// Whether it names a chunk past the end of the largest file.
+    pub(crate) fn is_past_all_files(self) -> bool {
         self.kind == Kind::Extent && self.offset > LAST_CHUNK
     }
 

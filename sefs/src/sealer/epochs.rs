@@ -1,6 +1,9 @@
 //! The table of epochs: their secrets, their keys once they are expanded, and their counters.
 //!
 //! *Security*: see the sealer. A counter is burned under its own lock, before anything is sealed with it.
+//!
+//! *Invariants*: epoch numbers rise; an epoch that was drawn here is never dropped here, for something that it sealed may
+//! still be on its way to a log group; no cryptography runs under the table's lock.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};

@@ -245,23 +245,34 @@ impl Store {
             let mut writes: Vec<(BlockAddr, Vec<u8>)> = Vec::with_capacity(batch.len());
             let mut at = 0;
             while at < batch.len() {
-                let run = &batch[at..at + read_together(&batch[at..])];
-                let (first, last) = (batch[at].0, run.last().map_or(batch[at].0, |(lsn, _)| *lsn));
-                let bytes = self.read_ring(first, last.0 - first.0 + 1)?;
+                let first = batch[at].0;
+                let (count, bytes) = self.read_stretch(first, &batch[at..])?;
                 let (blocks, _) = bytes.as_chunks::<BLOCK_SIZE>();
-                for (lsn, addr) in run {
+                for (lsn, addr) in &batch[at..at + count] {
                     // A block that the layer does not name is no part of this checkpoint.
                     let Some((loc, place)) = proofs.get(addr) else { continue };
                     let block = &blocks[(lsn.0 - first.0) as usize];
                     self.verify_block(loc, block).map_err(|failure| block_error(failure, loc, *place))?;
                     writes.push((*addr, block.to_vec()));
                 }
-                at += run.len();
+                at += count;
             }
             writes.sort_unstable_by_key(|(addr, _)| *addr);
             self.submit_unnamed(join_writes(self, &writes))?;
         }
         Ok(())
+    }
+
+    /// Reads as many of these ring blocks as one request does, which rise from `first` on, and says how many they are. What comes
+    /// begins at `first` and has no gap. Where that fails, it is the first one alone: what is only read along must not keep
+    /// anything from going home.
+    fn read_stretch(&self, first: Lsn, by_place: &[(Lsn, BlockAddr)]) -> Result<(usize, Vec<u8>)> {
+        let count = read_together(by_place);
+        let blocks = by_place[..count].last().map_or(1, |(last, _)| last.0 - first.0 + 1);
+        match self.read_ring(first, blocks) {
+            Err(Error::Backend(_)) if blocks > 1 => Ok((1, self.read_ring(first, 1)?)),
+            read => Ok((count, read?)),
+        }
     }
 
     /// Takes a checkpoint back that was not built to the end: its layer goes back under the active one.
@@ -616,4 +627,19 @@ fn proofs(layer: &Layer, ring: &BTreeMap<BlockAddr, Lsn>) -> BTreeMap<BlockAddr,
         }
     }
     proofs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_read_together_and_no_more_than_a_request_may_hold() {
+        let places = |lsns: &[u64]| lsns.iter().map(|lsn| (Lsn(*lsn), BlockAddr(0))).collect::<Vec<_>>();
+        let together = |lsns: &[u64]| read_together(&places(lsns));
+        assert_eq!((together(&[7]), together(&[7, 8, 9])), (1, 3));
+        assert_eq!((together(&[7, 24, 41]), together(&[7, 25, 26])), (3, 1), "16 between them, and 17");
+        let every_second: Vec<u64> = (0..400).map(|index| 9 + 2 * index).collect();
+        assert_eq!(together(&every_second), COPY_BLOCKS / 2, "the last one is 254 blocks after the first");
+    }
 }

@@ -182,8 +182,8 @@ fn every_rule_of_a_record_is_checked() {
     check(LogRecord::Delete(chunk), &|_| {}, "a chunk that is put or deleted as a whole");
     check(LogRecord::Patch(chunk, Patch::default()), &|bytes| bytes[64] = 1, "a patch of something other than a chunk");
     check(LogRecord::Patch(chunk, Patch::default()), &|bytes| bytes[70] = 2, "chunk version");
-    let behind = Key::new(5, Kind::Extent, LAST_CHUNK + 1);
-    check(LogRecord::Patch(behind, Patch::default()), &|_| {}, "a chunk behind the end of the largest file");
+    let past = Key::new(5, Kind::Extent, LAST_CHUNK + 1);
+    check(LogRecord::Patch(past, Patch::default()), &|_| {}, "a chunk past the end of the largest file");
     check(new_epoch(), &|bytes| bytes[64] = 1, "reserved bytes are set");
     check(
         LogRecord::Put(Key::new(0, Kind::Inode, 0), vec![0; 37]),

@@ -31,6 +31,23 @@ fn what_is_logged_while_a_commit_flushes_waits_for_the_next_flush() {
     assert_eq!(host.flushes.load(Ordering::SeqCst), before + 1, "there was nothing new");
 }
 
+/// The head of a group is in memory, and nothing needs it again.
+#[test]
+fn a_head_that_cannot_be_read_keeps_nothing_from_going_home() {
+    let host = Arc::new(Refusing::new(16 << 20));
+    let store = open_on(host.clone());
+    for block in 0..3 {
+        write(&store, block, 1).unwrap();
+        store.commit().unwrap();
+    }
+    let places: Vec<u64> = store.layers.read().ring_active.values().map(|lsn| lsn.0).collect();
+    let head = places.iter().max().unwrap() - 1;
+    assert!(!places.contains(&head));
+    *host.unreadable.lock() = Some(store.ring.addr(Lsn(head)).0 * BLOCK_SIZE as u64);
+    store.checkpoint().unwrap();
+    assert!(store.layers.read().ring_active.is_empty());
+}
+
 /// Blocks that were synced one by one stand between the heads of their groups.
 #[test]
 fn a_checkpoint_reads_the_log_in_long_stretches() {

@@ -293,7 +293,11 @@ impl Backend for Refusing {
         for io in &batch {
             let offset_bytes = match io {
                 Io::Write { offset_bytes, .. } => offset_bytes,
-                Io::Read { offset_bytes, .. } if *self.unreadable.lock() == Some(*offset_bytes) => {
+                Io::Read { offset_bytes, buf }
+                    if self.unreadable.lock().is_some_and(|place| {
+                        (*offset_bytes..*offset_bytes + buf.bytes().len() as u64).contains(&place)
+                    }) =>
+                {
                     let operation = BackendOperation::Read;
                     return Err(BackendError { operation, offset_bytes: *offset_bytes, errno: 5 });
                 }
