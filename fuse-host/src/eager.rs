@@ -35,8 +35,10 @@ const TIME_TICKS: f64 = 64.0;
 const CROWD: f64 = 0.4;
 /// The share of the time that the loop sleeps, which it does for the disk only.
 const DISK: f64 = 0.25;
-/// So long it sleeps as ever then.
-const PAUSE_TICKS: u32 = 200;
+/// So long it sleeps as ever then: the first, and twice as long each time that it was of no use again, up to the second.
+const PAUSE_TICKS: [u32; 2] = [200, 1600];
+/// It was of use if it went on for so many ticks.
+const USEFUL_TICKS: u32 = 500;
 
 /// Watches requests until the mount ends. `event_loop` is the name of the thread that reads from `device`.
 pub(crate) fn run(requests: &Activity, device: &OwnedFd, event_loop: &str) {
@@ -84,6 +86,9 @@ struct Pace {
     eager: bool,
     quiet: u32,
     pause: u32,
+    /// How long the last pause was, if nothing has changed since.
+    paused: u32,
+    eager_ticks: u32,
     /// Of the last ticks, each new one whole and older ones less and less.
     requests: f64,
     seconds: f64,
@@ -109,10 +114,16 @@ impl Pace {
             let is_known = self.eager_seconds >= TICK.as_secs_f64() * TIME_TICKS / 2.0;
             let slept = self.eager_seconds - self.ran - self.waited;
             if is_known && (self.waited > self.eager_seconds * CROWD || slept > self.eager_seconds * DISK) {
-                self.pause = PAUSE_TICKS;
+                self.pause = (2 * self.paused).clamp(PAUSE_TICKS[0], PAUSE_TICKS[1]);
+                self.paused = self.pause;
             }
+            self.eager_ticks = self.eager_ticks.saturating_add(1);
         } else {
+            self.eager_ticks = 0;
             (self.eager_seconds, self.ran, self.waited) = (0.0, 0.0, 0.0);
+        }
+        if self.eager_ticks >= USEFUL_TICKS || self.is_asleep() {
+            self.paused = 0;
         }
         let per_tick = |requests: f64, seconds: f64| requests / seconds * TICK.as_secs_f64();
         let begins = per_tick(tick.requests, tick.seconds) >= MANY;
@@ -208,7 +219,7 @@ mod tests {
             let others = |number: u32| if number.is_multiple_of(every) { waited } else { 0.0 };
             let stayed = (0..1000).take_while(|number| pace.tick(&tick(9, others(*number), slept))).count();
             assert!(stayed < 100, "{stayed} ticks, waiting for {waited} of {every}, sleeping for {slept}");
-            assert!((1..PAUSE_TICKS).all(|_| !quietly(&mut pace, 9)));
+            assert!((1..PAUSE_TICKS[0]).all(|_| !quietly(&mut pace, 9)));
             assert!(quietly(&mut pace, 9));
         }
         let mut pace = Pace::default();
@@ -217,6 +228,23 @@ mod tests {
             (0..1000).all(|number| pace.tick(&tick(9, now_and_then(number), 0.0))),
             "a quarter of the time is no crowd"
         );
+    }
+
+    #[test]
+    fn what_was_of_no_use_is_tried_less_and_less() {
+        let mut pace = Pace::default();
+        let mut eager_of = |ticks: u32, slept: f64| (0..ticks).filter(|_| pace.tick(&tick(9, 0.0, slept))).count();
+        let (first, later) = (eager_of(1000, 0.6), eager_of(20_000, 0.6));
+        assert!(first > 50 && later < 600, "{first} ticks in the first second, {later} in the next twenty");
+        // It is tried again, is of use, and the next pause is short.
+        assert!(eager_of(8000, 0.0) > 1500);
+        eager_of(100, 0.6);
+        let pause = (0..1000).take_while(|_| eager_of(1, 0.0) == 0).count();
+        assert!(pause <= PAUSE_TICKS[0] as usize, "{pause}");
+        // So is one after a rest.
+        eager_of(5000, 0.6);
+        (0..ASLEEP_TICKS).for_each(|_| assert!(!quietly(&mut pace, 0)));
+        assert_eq!(pace.paused, 0);
     }
 
     #[test]
