@@ -37,6 +37,9 @@ const CROWD: f64 = 0.4;
 const DISK: f64 = 0.25;
 /// So long it sleeps as ever then: the first, and twice as long each time that it was of no use again, up to the second.
 const PAUSE_TICKS: [u32; 2] = [200, 1600];
+/// So often the kernel's account of the loop is looked for: a loop that is just beginning has no name yet, and some kernels keep no
+/// account at all.
+const LOOKS: u32 = 100;
 /// It was of use if it went on for so many ticks.
 const USEFUL_TICKS: u32 = 500;
 
@@ -46,8 +49,7 @@ pub(crate) fn run(requests: &Activity, device: &OwnedFd, event_loop: &str) {
         return;
     }
     let (mut pace, mut eager, mut before) = (Pace::default(), false, None);
-    // Looked for once; not every kernel has it.
-    let mut schedstat: Option<Option<File>> = None;
+    let mut account = Account { event_loop, file: None, looks: LOOKS };
     loop {
         let (seen, began) = (requests.count(), Instant::now());
         let asleep = pace.is_asleep();
@@ -56,7 +58,7 @@ pub(crate) fn run(requests: &Activity, device: &OwnedFd, event_loop: &str) {
             let _ = set_blocking(device, true);
             return;
         }
-        let now = schedstat.get_or_insert_with(|| schedstat_of(event_loop)).as_ref().and_then(scheduled);
+        let now = account.read();
         let elapsed = if asleep { TICK } else { began.elapsed() };
         let tick = Tick {
             requests: requests.count().wrapping_sub(seen) as f64,
@@ -141,6 +143,24 @@ fn set_blocking(device: &OwnedFd, blocking: bool) -> nix::Result<()> {
     let mut flags = OFlag::from_bits_retain(fcntl(device, FcntlArg::F_GETFL)?);
     flags.set(OFlag::O_NONBLOCK, !blocking);
     fcntl(device, FcntlArg::F_SETFL(flags)).map(drop)
+}
+
+/// What the kernel says of an event loop.
+struct Account<'a> {
+    event_loop: &'a str,
+    file: Option<File>,
+    /// How often it may still be looked for.
+    looks: u32,
+}
+
+impl Account<'_> {
+    fn read(&mut self) -> Option<Scheduled> {
+        if self.file.is_none() && self.looks > 0 {
+            self.looks -= 1;
+            self.file = schedstat_of(self.event_loop);
+        }
+        self.file.as_ref().and_then(scheduled)
+    }
 }
 
 /// Where the kernel says how a thread of this process was scheduled; it says it anew whenever it is read.
@@ -245,6 +265,26 @@ mod tests {
         eager_of(5000, 0.6);
         (0..ASLEEP_TICKS).for_each(|_| assert!(!quietly(&mut pace, 0)));
         assert_eq!(pace.paused, 0);
+    }
+
+    /// The watcher starts before the session does.
+    #[test]
+    fn a_loop_that_begins_later_is_found() {
+        let mut account = Account { event_loop: "eager-test-late", file: None, looks: LOOKS };
+        assert!(account.read().is_none());
+        let (named, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let body = move || {
+            named.send(schedstat_of("eager-test-late").is_some()).expect("the test waits");
+            ended.recv().ok();
+        };
+        let late = std::thread::Builder::new().name("eager-test-late".into()).spawn(body).expect("a thread");
+        match told.recv().expect("it says so") {
+            true => assert!(account.read().is_some()),
+            false => eprintln!("SKIPPED: this kernel keeps no account of threads"),
+        }
+        drop(end);
+        late.join().expect("it ends");
     }
 
     #[test]

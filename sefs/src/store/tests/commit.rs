@@ -31,15 +31,22 @@ fn what_is_logged_while_a_commit_flushes_waits_for_the_next_flush() {
     assert_eq!(host.flushes.load(Ordering::SeqCst), before + 1, "there was nothing new");
 }
 
+/// A store with so many blocks in the log only, each synced by itself: between them stand the heads of their groups.
+fn synced_one_by_one(host: &Arc<Refusing>, blocks: u64) -> Store {
+    let store = open_on(host.clone());
+    for block in 0..blocks {
+        write(&store, block, 1).unwrap();
+        store.commit().unwrap();
+    }
+    assert_eq!(store.layers.read().ring_active.len() as u64, blocks);
+    store
+}
+
 /// The head of a group is in memory, and nothing needs it again.
 #[test]
 fn a_head_that_cannot_be_read_keeps_nothing_from_going_home() {
     let host = Arc::new(Refusing::new(16 << 20));
-    let store = open_on(host.clone());
-    for block in 0..3 {
-        write(&store, block, 1).unwrap();
-        store.commit().unwrap();
-    }
+    let store = synced_one_by_one(&host, 3);
     let places: Vec<u64> = store.layers.read().ring_active.values().map(|lsn| lsn.0).collect();
     let head = places.iter().max().unwrap() - 1;
     assert!(!places.contains(&head));
@@ -48,16 +55,10 @@ fn a_head_that_cannot_be_read_keeps_nothing_from_going_home() {
     assert!(store.layers.read().ring_active.is_empty());
 }
 
-/// Blocks that were synced one by one stand between the heads of their groups.
 #[test]
 fn a_checkpoint_reads_the_log_in_long_stretches() {
     let host = Arc::new(Refusing::new(16 << 20));
-    let store = open_on(host.clone());
-    for block in 0..60 {
-        write(&store, block, 1).unwrap();
-        store.commit().unwrap();
-    }
-    assert_eq!(store.layers.read().ring_active.len(), 60, "all of them are in the log only");
+    let store = synced_one_by_one(&host, 60);
     let before = host.reads.load(Ordering::SeqCst);
     store.checkpoint().unwrap();
     let reads = host.reads.load(Ordering::SeqCst) - before;
