@@ -35,18 +35,13 @@ impl IntervalSet {
         if let Some(common) = self.first_common(range) {
             return Err(common);
         }
-        let mut start = range.start();
-        let mut end = range.end();
-        if let Some((&before, &len)) = self.runs.range(..start).next_back()
-            && before + len == start
-        {
-            self.runs.remove(&before);
-            start = before;
+        let blocks = range.blocks + self.runs.remove(&range.end()).unwrap_or(0);
+        match self.runs.range_mut(..range.start()).next_back() {
+            Some((before, len)) if before + *len == range.start() => *len += blocks,
+            _ => {
+                self.runs.insert(range.start(), blocks);
+            }
         }
-        if let Some(len) = self.runs.remove(&end) {
-            end += len;
-        }
-        self.runs.insert(start, end - start);
         self.blocks += range.blocks;
         Ok(())
     }
@@ -57,13 +52,13 @@ impl IntervalSet {
             return 0;
         }
         let mut removed = 0;
-        if let Some((&before, &len)) = self.runs.range(..range.start()).next_back()
-            && before + len > range.start()
+        if let Some((&before, len)) = self.runs.range_mut(..range.start()).next_back()
+            && before + *len > range.start()
         {
-            self.runs.insert(before, range.start() - before);
-            removed += (before + len).min(range.end()) - range.start();
-            if before + len > range.end() {
-                self.runs.insert(range.end(), before + len - range.end());
+            let end = before + core::mem::replace(len, range.start() - before);
+            removed += end.min(range.end()) - range.start();
+            if end > range.end() {
+                self.runs.insert(range.end(), end - range.end());
             }
         }
         while let Some((&start, &len)) = self.runs.range(range.start()..range.end()).next() {

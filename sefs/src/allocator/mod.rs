@@ -49,7 +49,7 @@ use crate::error::Result;
 use crate::format::AllocEntry;
 use crate::suite::{Nonce, Tag};
 use crate::sync::Mutex;
-use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, Generation};
+use crate::types::{BLOCK_SIZE, BlockAddr, EpochId, GROUP_BLOCKS, Generation};
 
 pub(crate) use geometry::{Geometry, QUAD_BLOCKS};
 pub(crate) use growth::Trees;
@@ -97,6 +97,18 @@ impl Extent {
     #[cfg(test)]
     pub(crate) fn new(addr: BlockAddr, blocks: u64) -> Extent {
         Extent { addr, blocks }
+    }
+
+    /// Blocks as runs, as few as their order allows; none leaves its group.
+    pub(crate) fn runs(addrs: impl IntoIterator<Item = BlockAddr>) -> Vec<Extent> {
+        let mut runs: Vec<Extent> = Vec::new();
+        for addr in addrs {
+            match runs.last_mut() {
+                Some(run) if run.end() == addr.0 && !addr.0.is_multiple_of(GROUP_BLOCKS) => run.blocks += 1,
+                _ => runs.push(Extent { addr, blocks: 1 }),
+            }
+        }
+        runs
     }
 
     fn start(self) -> u64 {

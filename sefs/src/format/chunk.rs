@@ -236,11 +236,26 @@ impl Patch {
         self.changes.iter().copied()
     }
 
+    /// What the named blocks that are sealed ones are, rising by block.
+    pub(crate) fn sealed_blocks(&self) -> impl Iterator<Item = &BlockLoc> {
+        self.changes.iter().filter_map(|(_, state)| match state {
+            BlockState::Data(loc) => Some(loc),
+            BlockState::Absent | BlockState::Unwritten => None,
+        })
+    }
+
     /// Sets one block (`Absent` clears it); `released` receives the sealed block that this patch had set there.
     /// Panics if `block` is not below 64.
     pub fn set(&mut self, block: u8, state: BlockState, released: &mut dyn FnMut(BlockLoc)) {
         assert!(block < BLOCKS, "block {block} of a chunk");
         let implied = self.reset && state == BlockState::Absent;
+        if self.changes.last().is_none_or(|(last, _)| *last < block) {
+            // Most come in order.
+            if !implied {
+                self.changes.push((block, state));
+            }
+            return;
+        }
         match self.changes.binary_search_by_key(&block, |(block, _)| *block) {
             Ok(at) => {
                 release(self.changes[at].1, state, released);
@@ -261,6 +276,10 @@ impl Patch {
     /// A patch must not name a sealed block that the chunk below holds already: when a newer patch replaces it, it would be
     /// released here and again when the result is applied.
     pub fn merge(&mut self, newer: &Patch, released: &mut dyn FnMut(BlockLoc)) {
+        if self.is_empty() {
+            *self = newer.clone();
+            return;
+        }
         if !newer.reset {
             for (block, state) in newer.iter() {
                 self.set(block, state, released);

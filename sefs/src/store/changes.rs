@@ -117,9 +117,9 @@ impl<'a, I: Iterator<Item = (&'a Key, &'a Entry)>> Changes<'a, I> {
             }
             self.totals.left_one |= left_one;
         }
-        for loc in released.iter().filter(|loc| loc.source == OWN_SOURCE) {
-            self.store.alloc.release_frozen(Extent { addr: loc.addr, blocks: 1 })?;
-        }
+        let own = released.iter().filter(|loc| loc.source == OWN_SOURCE);
+        let runs = Extent::runs(own.map(|loc| loc.addr));
+        runs.into_iter().try_for_each(|run| self.store.alloc.release_frozen(run))?;
         self.count_epochs(&old, -1);
         self.count_epochs(&new, 1);
         self.totals.unwritten += i64::from(new.unwritten_blocks()) - i64::from(old.unwritten_blocks());

@@ -291,11 +291,7 @@ impl Store {
         layers.ring_active.extend(newer);
         layers.unwritten_active += core::mem::take(&mut layers.unwritten_frozen);
         self.alloc.unfreeze()?;
-        for loc in released {
-            layers.ring_active.remove(&loc.addr);
-            self.alloc.release(Extent { addr: loc.addr, blocks: 1 })?;
-        }
-        Ok(())
+        self.release_logged(&mut layers.ring_active, &released)
     }
 
     fn merge_tree(

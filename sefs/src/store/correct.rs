@@ -101,10 +101,7 @@ impl Store {
         }
         (layers.inodes, layers.inodes_logged) = (corrections.inodes, corrections.inodes);
         layers.next_id.fetch_max(corrections.next_id, Ordering::Relaxed);
-        for loc in released {
-            layers.ring_active.remove(&loc.addr);
-            self.alloc.release(Extent { addr: loc.addr, blocks: 1 })?;
-        }
+        self.release_logged(&mut layers.ring_active, &released)?;
         corrections.leaked.iter().try_for_each(|extent| self.alloc.release(*extent))?;
         if corrections.log_end.is_some() {
             self.jump_over_the_rest();

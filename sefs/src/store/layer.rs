@@ -117,6 +117,27 @@ impl Layer {
         blocks: Vec<(u8, Content)>,
         released: &mut dyn FnMut(BlockLoc),
     ) {
+        self.edit_chunk(key, |chunk| {
+            if reset {
+                chunk.pages.clear();
+                chunk.patch.merge(&Patch::resetting(), released);
+            }
+            for (block, content) in blocks {
+                match content {
+                    Content::Page(page) => {
+                        chunk.patch.set(block, BlockState::Absent, released);
+                        chunk.pages.insert(block, page);
+                    }
+                    Content::State(state) => {
+                        chunk.pages.remove(&block);
+                        chunk.patch.set(block, state, released);
+                    }
+                }
+            }
+        });
+    }
+
+    fn edit_chunk(&mut self, key: Key, edit: impl FnOnce(&mut ChunkEntry)) {
         let entry = self.entries.entry(key).or_insert_with(|| {
             let chunk = ChunkEntry::default();
             self.cost.add(chunk_cost(&chunk));
@@ -128,22 +149,7 @@ impl Layer {
         };
         self.cost.subtract(chunk_cost(chunk));
         self.pages -= chunk.pages.len() as u64;
-        if reset {
-            chunk.pages.clear();
-            chunk.patch.merge(&Patch::resetting(), released);
-        }
-        for (block, content) in blocks {
-            match content {
-                Content::Page(page) => {
-                    chunk.patch.set(block, BlockState::Absent, released);
-                    chunk.pages.insert(block, page);
-                }
-                Content::State(state) => {
-                    chunk.pages.remove(&block);
-                    chunk.patch.set(block, state, released);
-                }
-            }
-        }
+        edit(chunk);
         self.cost.add(chunk_cost(chunk));
         self.pages += chunk.pages.len() as u64;
     }
@@ -197,8 +203,10 @@ impl Layer {
     }
 
     pub(super) fn merge_patch(&mut self, key: Key, patch: &Patch, released: &mut dyn FnMut(BlockLoc)) {
-        let blocks = patch.iter().map(|(block, state)| (block, Content::State(state))).collect();
-        self.change_chunk(key, patch.is_reset(), blocks, released);
+        self.edit_chunk(key, |chunk| {
+            chunk.pages.retain(|block, _| patch.get(*block).is_none());
+            chunk.patch.merge(patch, released);
+        });
     }
 }
 

@@ -239,13 +239,23 @@ impl Store {
             for (index, addr) in (0u64..).zip(&sealed.ring_addresses) {
                 layers.ring_active.insert(*addr, Lsn(data_at.0 + index));
             }
-            for loc in &released {
-                layers.ring_active.remove(&loc.addr);
-            }
             // Under the same lock, so that a freeze takes the layer and its addresses together.
-            sealed.named.iter().try_for_each(|extent| self.alloc.name(*extent))?;
-            released.iter().try_for_each(|loc| self.alloc.release(Extent { addr: loc.addr, blocks: 1 }))
+            sealed.named.into_iter().try_for_each(|run| self.alloc.name(run))?;
+            self.release_logged(&mut layers.ring_active, &released)
         }
+    }
+
+    /// Gives back blocks that were superseded after a group named them; nothing needs what stands of them in the ring.
+    pub(super) fn release_logged(
+        &self,
+        ring_active: &mut BTreeMap<BlockAddr, Lsn>,
+        released: &[BlockLoc],
+    ) -> Result<()> {
+        for loc in released {
+            ring_active.remove(&loc.addr);
+        }
+        let runs = Extent::runs(released.iter().map(|loc| loc.addr));
+        runs.into_iter().try_for_each(|run| self.alloc.release(run))
     }
 
     fn seal_pages(
@@ -308,9 +318,7 @@ impl Store {
 
     /// Gives back blocks that were superseded before a group named them.
     pub(super) fn release_unnamed(&self, locs: &[BlockLoc]) {
-        for loc in locs {
-            self.give_back(Extent { addr: loc.addr, blocks: 1 });
-        }
+        Extent::runs(locs.iter().map(|loc| loc.addr)).into_iter().for_each(|run| self.give_back(run));
     }
 
     /// Reads whole ring blocks from `lsn` on, round the ring's end if need be.
@@ -392,6 +400,7 @@ struct SealedPages {
 impl SealedPages {
     /// Completes the patches: what the layer says of blocks without a page, then the pages over it.
     fn complete(&mut self, layer: &Layer) {
+        let mut named = Vec::new();
         for (key, entry) in layer.iter() {
             let Entry::Chunk(chunk) = entry else { continue };
             if let Some(pages) = self.patches.get_mut(key) {
@@ -401,12 +410,9 @@ impl SealedPages {
                 }
             }
             let patch = self.patches.get(key).unwrap_or(&chunk.patch);
-            for (_, state) in patch.iter() {
-                if let BlockState::Data(loc) = state {
-                    self.named.push(Extent { addr: loc.addr, blocks: 1 });
-                }
-            }
+            named.extend(patch.sealed_blocks().map(|loc| loc.addr));
         }
+        self.named = Extent::runs(named);
     }
 }
 

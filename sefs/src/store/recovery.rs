@@ -27,7 +27,7 @@ use crate::env::Env;
 use crate::error::{Corrupt, Error, Incompatible, Malformed, Result, RolledBack, Tampered};
 use crate::format::{
     AnchorBinding, BlockLoc, BlockState, Checkpoint, Digest, FEATURE_LAYERED, FEATURE_ROTATED, FILES_TREE, GroupBody,
-    Header, Key, Kind, LogRecord, MAX_LOWERS, Patch, SYSTEM_TREE,
+    Header, Key, Kind, LogRecord, MAX_LOWERS, SYSTEM_TREE,
 };
 use crate::keys::{self, OpenFault, VolumeKey, slot_of};
 use crate::sealer::Sealer;
@@ -243,7 +243,8 @@ impl Store {
                     layers.active.set(key, None);
                 }
                 LogRecord::Patch(key, patch) => {
-                    for loc in stored_blocks(&patch) {
+                    // One by one: of neighbours one may be free and another held back.
+                    for loc in patch.sealed_blocks() {
                         self.alloc.mark_taken(self, Extent { addr: loc.addr, blocks: 1 })?;
                     }
                     let unwritten = patch.iter().filter(|(_, state)| *state == BlockState::Unwritten).count();
@@ -256,19 +257,8 @@ impl Store {
         layers.next_id.fetch_max(body.next_id, Ordering::Relaxed);
         (layers.inodes, layers.inodes_logged) = (body.inodes, body.inodes);
         layers.sequence = body.sequence;
-        for loc in released {
-            layers.ring_active.remove(&loc.addr);
-            self.alloc.release(Extent { addr: loc.addr, blocks: 1 })?;
-        }
-        Ok(())
+        self.release_logged(&mut layers.ring_active, &released)
     }
-}
-
-fn stored_blocks(patch: &Patch) -> impl Iterator<Item = BlockLoc> + '_ {
-    patch.iter().filter_map(|(_, state)| match state {
-        BlockState::Data(loc) => Some(loc),
-        BlockState::Absent | BlockState::Unwritten => None,
-    })
 }
 
 fn check_length(backend: &dyn Backend, header: &Header) -> Result<()> {

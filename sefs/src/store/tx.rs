@@ -144,8 +144,11 @@ impl<'a> Tx<'a> {
             Ok(batch)
         });
         store.submit_batches(batches)?;
-        for (block, loc) in sealed {
-            self.content(object, block, Content::State(BlockState::Data(loc)));
+        for part in sealed.chunk_by(|one, two| one.0 / CHUNK_BLOCKS == two.0 / CHUNK_BLOCKS) {
+            let named =
+                |(block, loc): &(u64, BlockLoc)| ((block % CHUNK_BLOCKS) as u8, Content::State(BlockState::Data(*loc)));
+            let (chunk, blocks) = (part[0].0 / CHUNK_BLOCKS, part.iter().map(named).collect());
+            self.changes.push(Change::Chunk { object, chunk, reset: false, blocks });
         }
         Ok(())
     }

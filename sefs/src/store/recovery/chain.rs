@@ -21,7 +21,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::{OpenedSlot, stored_blocks};
+use super::OpenedSlot;
 use crate::allocator::Extent;
 use crate::error::{Corrupt, Result, Tampered};
 use crate::format::{GROUP_PREFIX_LEN, GroupBody, GroupPrefix, LogRecord};
@@ -178,13 +178,13 @@ impl Store {
         let in_ring: BTreeMap<BlockAddr, Lsn> = group.ring_addresses(body).collect();
         for record in &body.records {
             let LogRecord::Patch(_, patch) = record else { continue };
-            for loc in stored_blocks(patch) {
+            for loc in patch.sealed_blocks() {
                 if !self.geometry.is_usable(Extent { addr: loc.addr, blocks: 1 }) {
                     return Err(Corrupt::Reference(loc.addr).into());
                 }
                 let addr = in_ring.get(&loc.addr).map_or(loc.addr, |lsn| self.ring.addr(*lsn));
                 let sealed = self.backend.read_at(addr.0 * BLOCK_SIZE_U64, BLOCK_SIZE)?;
-                if self.verify_block(&loc, sealed.bytes()).is_err() {
+                if self.verify_block(loc, sealed.bytes()).is_err() {
                     return Ok(false);
                 }
             }
