@@ -38,6 +38,8 @@ static FRESH: LazyLock<(World, [Disk; 2])> = LazyLock::new(|| {
 const BUDGET_BYTES: usize = 96 << 20;
 /// Operations of an input, and of every sixteenth.
 const MOST_OPS: [usize; 2] = [8, 32];
+/// How many of these mount or compare everything, which takes as long as all others together.
+const MOST_PAUSES: [usize; 2] = [1, 32];
 
 /// The target.
 pub fn run(input: &[u8]) {
@@ -48,11 +50,15 @@ pub fn run(input: &[u8]) {
         let disk = &disks[usize::from(flags & 1)];
         let crashes = if flags >> 1 & 3 == 0 { 0 } else { 1 + u8::from(input.rarely(6)) };
         let plan = CrashPlan { crashes, seed: input.u16().into(), check: input.rarely(32) };
-        let most_ops = MOST_OPS[usize::from(input.rarely(16))];
+        let long = usize::from(input.rarely(16));
         let atomic = plan.crashes > 0;
-        let mut ops = Vec::new();
-        while !input.is_empty() && ops.len() < most_ops {
-            ops.push(operation(&mut input, atomic));
+        let (mut ops, mut pauses) = (Vec::new(), 0);
+        while !input.is_empty() && ops.len() < MOST_OPS[long] {
+            let op = operation(&mut input, atomic);
+            pauses += usize::from(matches!(op, Op::Remount | Op::Crash | Op::Compare));
+            if pauses <= MOST_PAUSES[long] || !matches!(op, Op::Remount | Op::Crash | Op::Compare) {
+                ops.push(op);
+            }
         }
         play(&world(&fresh.env.suite), disk, &ops, &plan);
     });
