@@ -162,8 +162,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => DIFFERS.into(),
         Err(failure) => {
-            TOOL.fail(&failure);
-            debug.tell_programs(&failure);
+            TOOL.fail_for(&failure, debug.tells_programs());
             match (&debug.args.look, failure.kind()) {
                 (Look::Diff { .. } | Look::Upgrade(_), _) => TROUBLE.into(),
                 (_, FailureKind::Usage) => WRONG_USAGE.into(),
@@ -244,12 +243,9 @@ impl Debug {
         Ok(true)
     }
 
-    /// What failed, as one object, but where the output is a file's content or a proof.
-    fn tell_programs(&mut self, failure: &Failure) {
-        if self.args.json && !self.answered && !matches!(self.args.look, Look::Cat { .. } | Look::Prove { .. }) {
-            // The exit code says it too.
-            let _ = self.out.json(&failure.json());
-        }
+    /// Whether what failed is told as an object, as it is but where the output is a file's content or a proof.
+    fn tells_programs(&self) -> bool {
+        self.args.json && !self.answered && !matches!(self.args.look, Look::Cat { .. } | Look::Prove { .. })
     }
 
     fn crypto(&self) -> CryptoKind {

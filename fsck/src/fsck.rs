@@ -86,7 +86,7 @@ pub struct FsckArgs {
     /// Also read every data block and see whether it authenticates; of a volume over images its own (check an image by itself)
     #[arg(long)]
     scrub: bool,
-    /// Print JSON: a line for each finding, and one with the result
+    /// Print JSON: a line for each finding, and one with the result or what failed
     #[arg(long)]
     json: bool,
     /// Give up this damage, and repair; can be given more than once
@@ -114,7 +114,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
     match fsck.run() {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            TOOL.fail(&failure);
+            TOOL.fail_for(&failure, fsck.args.json);
             failure.fsck_exit().into()
         }
     }

@@ -85,7 +85,7 @@ pub struct MkfsArgs {
     /// Replace whatever IMAGE holds
     #[arg(long)]
     pub(crate) force: bool,
-    /// Print one line of JSON about the new volume
+    /// Print one line of JSON about the new volume, or about what failed
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors
@@ -130,11 +130,11 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Err(exit) => return exit,
     };
     let quiet = args.quiet || role == Role::Helper;
-    let args = MkfsArgs { quiet, ..args };
+    let (args, json) = (MkfsArgs { quiet, ..args }, args.json);
     match Mkfs::new(args, TOOL, interrupt::watch()).and_then(|mkfs| mkfs.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            TOOL.fail(&failure);
+            TOOL.fail_for(&failure, json);
             ExitCode::FAILURE
         }
     }

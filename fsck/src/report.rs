@@ -70,6 +70,15 @@ impl Tool {
         self.line(&failure.to_string());
     }
 
+    /// The same; for programs, also as one object on standard output.
+    pub fn fail_for(self, failure: &Failure, programs: bool) {
+        self.fail(failure);
+        if programs {
+            // The exit code says it too.
+            let _ = Output::stdout().json(&failure.json());
+        }
+    }
+
     /// Prints a warning on standard error.
     pub fn warn(self, text: &str) {
         self.line(&format!("warning: {}", one_line(text)));

@@ -1,9 +1,9 @@
 //! Into the background. A process with threads cannot fork safely, so the tool starts itself anew: the child mounts and
 //! serves, the parent waits until the mount is up and ends with the child's verdict.
 //!
-//! The child's standard output is a pipe to the parent: one line through it means "ready", its end without a line that
-//! the child failed and has said why on standard error, which both share. Standard input passes through, for a key may
-//! come from there.
+//! The child's standard output is a pipe to the parent: a line through it means "ready", its end without a whole line that
+//! the child failed and has said why on standard error, which both share; for programs it says so through the pipe too,
+//! without an end of line. Standard input passes through, for a key may come from there.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,8 +19,16 @@ const CHILD: &str = "--ready-on-stdout";
 /// This program, even when its file was replaced since.
 const MYSELF: &str = "/proc/self/exe";
 
-/// Starts the child and waits. Returns what it reported, or the exit code that it ended with.
-pub(crate) fn start(args: &[OsString]) -> Result<Result<String, u8>, Failure> {
+/// What became of the child.
+pub(crate) enum Started {
+    /// It is up, and reports this.
+    Up(String),
+    /// It ended with this exit code, and said this to programs.
+    Ended(u8, String),
+}
+
+/// Starts the child and waits.
+pub(crate) fn start(args: &[OsString]) -> Result<Started, Failure> {
     let failed = |error: std::io::Error| Failure::io(Path::new(MYSELF), &error);
     let (name, rest) = args.split_first().map_or((OsString::from(crate::report::TOOL), args), |(n, r)| (n.clone(), r));
     let mut child =
@@ -30,10 +38,10 @@ pub(crate) fn start(args: &[OsString]) -> Result<Result<String, u8>, Failure> {
         BufReader::new(output).read_line(&mut line).map_err(failed)?;
     }
     if line.ends_with('\n') {
-        return Ok(Ok(line.trim_end().to_owned()));
+        return Ok(Started::Up(line.trim_end().to_owned()));
     }
     let status = child.wait().map_err(failed)?;
-    Ok(Err(verdict(status)))
+    Ok(Started::Ended(verdict(status), line))
 }
 
 fn verdict(status: std::process::ExitStatus) -> u8 {
@@ -58,6 +66,13 @@ pub(crate) fn ready(report: &str) -> std::io::Result<()> {
     // Fails only for the leader of a process group, which a child is not unless somebody made it one.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/")
+}
+
+/// In the child: what failed, as the object that the parent passes on.
+pub(crate) fn failed(failure: &Failure) {
+    let mut output = std::io::stdout().lock();
+    // If the parent is gone, nobody asks.
+    let _ = write!(output, "{}", failure.json()).and_then(|()| output.flush());
 }
 
 #[cfg(test)]

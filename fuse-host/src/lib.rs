@@ -46,6 +46,7 @@ use sefs_tools::{Failure, MountExit, Output, Tool, VolumeId, harden};
 use serde_json::json;
 
 pub use arguments::Arguments;
+use daemon::Started;
 
 const TOOL: Tool = Tool(report::TOOL);
 
@@ -57,11 +58,11 @@ pub fn run(args: &[OsString]) -> ExitCode {
     };
     let request = match arguments.request() {
         Ok(request) => request,
-        Err(failure) => return failed(&failure, failure.mount_exit()),
+        Err(failure) => return failed(&arguments, &failure, failure.mount_exit()),
     };
     let helper = arguments::is_helper(args.first());
     if arguments.foreground && helper {
-        return fake(&request);
+        return fake(&arguments, &request);
     }
     if !arguments.foreground && !arguments.ready_on_stdout {
         return in_background(args, &arguments);
@@ -70,26 +71,34 @@ pub fn run(args: &[OsString]) -> ExitCode {
 }
 
 /// mount(8)'s `-f`: everything but the mount.
-fn fake(request: &arguments::Request) -> ExitCode {
+fn fake(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
     match open::open(&arguments::Request { read_only: true, ..request.clone() }) {
         Ok(_) => ExitCode::SUCCESS,
-        Err(failure) => failed(&failure, failure.mount_exit()),
+        Err(failure) => failed(arguments, &failure, failure.mount_exit()),
     }
 }
 
 fn in_background(args: &[OsString], arguments: &Arguments) -> ExitCode {
     match daemon::start(args) {
-        Ok(Ok(report)) if arguments.json => match Output::stdout().line(report) {
-            Ok(()) => ExitCode::SUCCESS,
-            // The mount is up, and that is what the exit code says.
-            Err(failure) => {
-                TOOL.warn(&failure.to_string());
-                ExitCode::SUCCESS
-            }
-        },
-        Ok(Ok(_)) => ExitCode::SUCCESS,
-        Ok(Err(code)) => code.into(),
-        Err(failure) => failed(&failure, MountExit::System),
+        Ok(Started::Up(report)) => {
+            tell_programs(arguments, &report);
+            ExitCode::SUCCESS
+        }
+        Ok(Started::Ended(code, said)) => {
+            tell_programs(arguments, &said);
+            code.into()
+        }
+        Err(failure) => failed(arguments, &failure, MountExit::System),
+    }
+}
+
+/// One line on standard output. What became of the mount is what the exit code says, whoever reads or not.
+fn tell_programs(arguments: &Arguments, line: &str) {
+    if arguments.json
+        && !line.is_empty()
+        && let Err(failure) = Output::stdout().line(line)
+    {
+        TOOL.warn(&failure.to_string());
     }
 }
 
@@ -100,7 +109,7 @@ fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
     let _ = nix::sys::prctl::set_name(c"mount.sefs");
     let opened = match open::open(request) {
         Ok(opened) => opened,
-        Err(failure) => return failed(&failure, failure.mount_exit()),
+        Err(failure) => return failed(arguments, &failure, failure.mount_exit()),
     };
     // A packed image is read-only, whatever was asked for; the kernel shall know.
     let mut flags = request.flags;
@@ -114,7 +123,7 @@ fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
     let source = opened.source.clone();
     let running = match serve::start(request, opened) {
         Ok(running) => running,
-        Err(error) => return failed(&error.failure, error.exit),
+        Err(error) => return failed(arguments, &error.failure, error.exit),
     };
     if arguments.ready_on_stdout {
         if let Err(error) = daemon::ready(&report) {
@@ -127,7 +136,7 @@ fn serve(arguments: &Arguments, request: &arguments::Request) -> ExitCode {
     }
     match running.serve() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&Failure::volume(&request.image, &error), MountExit::System),
+        Err(error) => failed(arguments, &Failure::volume(&request.image, &error), MountExit::System),
     }
 }
 
@@ -153,7 +162,10 @@ fn describe(request: &arguments::Request, opened: &open::Opened) -> String {
     .to_string()
 }
 
-fn failed(failure: &Failure, exit: MountExit) -> ExitCode {
-    TOOL.fail(failure);
+fn failed(arguments: &Arguments, failure: &Failure, exit: MountExit) -> ExitCode {
+    TOOL.fail_for(failure, arguments.json && !arguments.ready_on_stdout);
+    if arguments.json && arguments.ready_on_stdout {
+        daemon::failed(failure);
+    }
     exit.into()
 }

@@ -249,6 +249,20 @@ fn in_the_background_it_returns_once_the_mount_is_up() {
 }
 
 #[test]
+fn programs_are_told_what_failed_by_whichever_process() {
+    on_stage!(stage);
+    let key = stage.wrong_key();
+    let options = ["--json", "--key-file", key.to_str().unwrap(), "-f"];
+    for options in [&options[..], &options[..3]] {
+        let output = stage.raw_command(&["{image}", "{dir}"], options).output().unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(32));
+        assert!(told["error"]["reason"].as_str().unwrap().contains("wrong key"), "{told}");
+        assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+}
+
+#[test]
 fn failures_have_the_codes_of_mount_and_one_line() {
     on_stage!(stage);
     let key = stage.wrong_key();

@@ -140,11 +140,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
-            TOOL.fail(&failure);
-            if args.json {
-                // The exit code says it too.
-                let _ = sealing.out.json(&failure.json());
-            }
+            TOOL.fail_for(&failure, args.json);
             match failure.kind() {
                 FailureKind::Usage => ExitCode::from(2),
                 FailureKind::Operational => ExitCode::FAILURE,
