@@ -28,7 +28,7 @@ git -C "$here/.." ls-files -z | (cd "$here/.." && xargs -0 cp --parents -t "$scr
 cd "$scratch"
 if [ "${1:-}" = --check ]; then
     for file in "$here"/sabotage/*.patch; do
-        patch -s --dry-run -p1 <"$file" || { echo "$file: the patch no longer applies" >&2; exit 2; }
+        patch -s -F0 --dry-run -p1 <"$file" || { echo "$file: the patch no longer applies" >&2; exit 2; }
     done
     exit 0
 fi
@@ -74,7 +74,7 @@ for name in "$@"; do
     read -r -a words < <(tests_of "$name")
     understand "${words[@]}"
     printf '%d of %d, %d s: %s\n' "$number" "$total" $((SECONDS - started)) "$name" >&2
-    patch -s -p1 <"$file" >patch.log || no_good patch.log "$name: the patch no longer applies"
+    patch -s -F0 -p1 <"$file" >patch.log || no_good patch.log "$name: the patch no longer applies"
     cargo "${cargo[@]}" --no-run >build.log 2>&1 </dev/null || no_good build.log "$name: does not build"
     outcome=0
     timeout 1200 cargo "${cargo[@]}" -- "${filter[@]}" >run.log 2>&1 </dev/null || outcome=$?
