@@ -130,7 +130,8 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Err(exit) => return exit,
     };
     let quiet = args.quiet || role == Role::Helper;
-    let (args, json) = (MkfsArgs { quiet, ..args }, args.json);
+    let json = args.json;
+    let args = MkfsArgs { quiet, ..args };
     match Mkfs::new(args, TOOL, interrupt::watch()).and_then(|mkfs| mkfs.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

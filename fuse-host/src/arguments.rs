@@ -31,7 +31,7 @@ pub struct Arguments {
     /// Stay in the foreground and report errors on standard error (as mount.fuse.sefs: do everything but mount)
     #[arg(short, long)]
     pub(crate) foreground: bool,
-    /// Print one line of JSON about the volume once it is mounted, or about what failed
+    /// Print one line of JSON about the volume once it is mounted, and one about what failed
     #[arg(long)]
     pub(crate) json: bool,
     /// Say what else is worth knowing about the volume

@@ -69,7 +69,7 @@ pub(crate) fn ready(report: &str) -> std::io::Result<()> {
 }
 
 /// In the child: what failed, as the object that the parent passes on.
-pub(crate) fn failed(failure: &Failure) {
+pub(crate) fn report_failure(failure: &Failure) {
     let mut output = std::io::stdout().lock();
     // If the parent is gone, nobody asks.
     let _ = write!(output, "{}", failure.json()).and_then(|()| output.flush());

@@ -84,6 +84,15 @@ fn in_background(args: &[OsString], arguments: &Arguments) -> ExitCode {
             tell_programs(arguments, &report);
             ExitCode::SUCCESS
         }
+        // Killed, or it panicked: it had no time to say anything.
+        Ok(Started::Ended(code, said))
+            if said.is_empty() && (arguments.json || code == MountExit::Interrupted.code()) =>
+        {
+            let failure = Failure::new("mount.sefs", format!("the process that was to mount ended with code {code}"))
+                .way_out("nothing is mounted; see the system's log, then try again");
+            TOOL.fail_for(&failure, arguments.json);
+            code.into()
+        }
         Ok(Started::Ended(code, said)) => {
             tell_programs(arguments, &said);
             code.into()
@@ -165,7 +174,7 @@ fn describe(request: &arguments::Request, opened: &open::Opened) -> String {
 fn failed(arguments: &Arguments, failure: &Failure, exit: MountExit) -> ExitCode {
     TOOL.fail_for(failure, arguments.json && !arguments.ready_on_stdout);
     if arguments.json && arguments.ready_on_stdout {
-        daemon::failed(failure);
+        daemon::report_failure(failure);
     }
     exit.into()
 }

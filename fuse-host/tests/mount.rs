@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
@@ -263,6 +263,30 @@ fn programs_are_told_what_failed_by_whichever_process() {
 }
 
 #[test]
+fn a_process_that_is_killed_before_it_mounts_leaves_word() {
+    on_stage!(stage);
+    let first = stage.mount(&[]);
+    // It waits for the image's lock.
+    let other = stage.outside("other");
+    fs::create_dir(&other).unwrap();
+    let mut command = stage.raw_command(&["{image}", other.to_str().unwrap()], &["{key}", "--json"]);
+    let parent = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", parent.id());
+    let child = loop {
+        if let Ok(child) = fs::read_to_string(&children).unwrap().trim().parse() {
+            break child;
+        }
+    };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let output = parent.wait_with_output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(told["error"]["reason"].as_str().unwrap().contains("ended"), "{told}");
+    assert_eq!(output.status.code(), Some(8));
+    assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1);
+    first.umount();
+}
+
+#[test]
 fn failures_have_the_codes_of_mount_and_one_line() {
     on_stage!(stage);
     let key = stage.wrong_key();
@@ -279,7 +303,7 @@ fn failures_have_the_codes_of_mount_and_one_line() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.starts_with("mount.sefs: ") && said.contains(words), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!((said.lines().count(), output.stdout.len()), (1, 0), "{said}");
     }
 }
 

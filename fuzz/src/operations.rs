@@ -55,8 +55,9 @@ pub fn run(input: &[u8]) {
         let (mut ops, mut pauses) = (Vec::new(), 0);
         while !input.is_empty() && ops.len() < MOST_OPS[long] {
             let op = operation(&mut input, atomic);
-            pauses += usize::from(matches!(op, Op::Remount | Op::Crash | Op::Compare));
-            if pauses <= MOST_PAUSES[long] || !matches!(op, Op::Remount | Op::Crash | Op::Compare) {
+            let is_pause = matches!(op, Op::Remount | Op::Crash | Op::Compare);
+            pauses += usize::from(is_pause);
+            if !is_pause || pauses <= MOST_PAUSES[long] {
                 ops.push(op);
             }
         }

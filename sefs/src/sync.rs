@@ -223,21 +223,32 @@ mod tests {
 
                 #[test]
                 fn waiters_see_what_was_notified() {
-                    let shared = Arc::new((Mutex::new(false), Condvar::new()));
+                    // Whether somebody waits, and whether it may go on.
+                    let shared = Arc::new((Mutex::new((false, false)), Condvar::new()));
                     let waiter = {
                         let shared = shared.clone();
                         thread::spawn(move || {
-                            let mut ready = shared.0.lock();
-                            while !*ready {
-                                ready = shared.1.wait(ready);
+                            let mut state = shared.0.lock();
+                            state.0 = true;
+                            while !state.1 {
+                                state = shared.1.wait(state);
                             }
                         })
                     };
-                    *shared.0.lock() = true;
+                    // Whoever finds the mark has the mutex that the waiter gave up by falling asleep.
+                    loop {
+                        let mut state = shared.0.lock();
+                        if state.0 {
+                            state.1 = true;
+                            break;
+                        }
+                        drop(state);
+                        thread::yield_now();
+                    }
                     shared.1.notify_all();
                     waiter.join().unwrap();
                     let guard = shared.1.wait_timeout_ms(shared.0.lock(), 1);
-                    assert!(*guard, "a timed wait ends without a notification");
+                    assert!(guard.1, "a timed wait ends without a notification");
                 }
             }
         };

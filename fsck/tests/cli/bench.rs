@@ -142,10 +142,26 @@ impl Ran {
     /// It failed with `code`, with one line on standard error that has all of `parts` and a way out, and no output.
     #[track_caller]
     pub(crate) fn refused(self, code: i32, parts: &[&str]) -> Ran {
+        assert!(self.out.is_empty(), "{self:?}");
+        self.failed(code, parts)
+    }
+
+    /// The same of one that was asked for JSON: the line's parts are an object on standard output.
+    #[track_caller]
+    pub(crate) fn told(self, code: i32, parts: &[&str]) -> Ran {
+        let object = self.json();
+        for part in ["thing", "reason", "way_out"] {
+            let text = object["error"][part].as_str().unwrap_or_else(|| panic!("no {part} in {self:?}"));
+            assert!(self.err.contains(text), "'{text}' is not in {self:?}");
+        }
+        self.failed(code, parts)
+    }
+
+    #[track_caller]
+    fn failed(self, code: i32, parts: &[&str]) -> Ran {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.err.matches('\n').count(), 1, "not one line: {self:?}");
         assert!(self.err.contains("; "), "no way out: {self:?}");
-        assert!(self.out.is_empty() || self.json()["error"].is_object(), "{self:?}");
         for part in parts {
             assert!(self.err.contains(part), "'{part}' is not in {self:?}");
         }

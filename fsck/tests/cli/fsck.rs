@@ -165,8 +165,8 @@ fn keys_and_usage() {
     let bench = Bench::with_image();
     bench.fsck(&["a", "--key-file", "other"]).refused(8, &["fsck.sefs: a: wrong key"]);
     bench.fsck(&["a", "--passphrase-file", "phrase"]).refused(8, &["wrong key"]);
-    let told = bench.fsck(&["a", "--key-file", "other", "--json"]).json();
-    assert_eq!((told["error"]["thing"].as_str(), told["error"]["kind"].as_str()), (Some("a"), Some("operational")));
+    let told = bench.fsck(&["a", "--key-file", "other", "--json"]).told(8, &["fsck.sefs: a: wrong key"]).json();
+    assert_eq!(told["error"]["kind"], "operational");
     bench.fsck(&["a"]).refused(16, &["a: no key is given; give --key-file FILE or --passphrase-file FILE"]);
     bench.fsck(&["a", "-n", "-y"]).refused(16, &["see fsck.sefs --help"]);
     bench.fsck(&[]).refused(16, &["IMAGE"]);

@@ -161,7 +161,7 @@ fn an_encrypted_image_opens_with_the_volumes_key_or_its_own() {
     bench.change();
     bench.demand_changed(&[]);
     fs::remove_file(bench.path("top")).unwrap();
-    bench.over(&["strange"]).refused(1, &["strange: wrong key", "write strange,key-file=FILE"]);
+    bench.over(&["strange"]).told(1, &["strange: wrong key", "write strange,key-file=FILE"]);
     assert!(!bench.path("top").exists(), "nothing half-made stays");
     bench.over(&["strange,key-file=other"]).succeeded();
     bench.change();
@@ -188,14 +188,14 @@ fn an_encrypted_image_opens_with_the_volumes_key_or_its_own() {
 fn what_makes_no_sense_is_refused_in_words() {
     let (bench, digest) = Bench::with_base();
     let pinned = format!("base,root-digest={digest}");
-    bench.over(&["nowhere"]).refused(1, &["nowhere: No such file"]);
-    bench.over(&["base,key-file=key"]).refused(1, &["base: it is public: no key"]);
-    bench.over(&["base,anchor=file:x"]).refused(1, &["a packed image has no anchor"]);
-    bench.over(&["base,lower=base"]).refused(1, &["lies over no other"]);
-    bench.over(&[&format!("base,root-digest={}", "1".repeat(64))]).refused(1, &["root digest is not the one"]);
-    bench.over(&["key"]).refused(1, &["key: "]);
+    bench.over(&["nowhere"]).told(1, &["nowhere: No such file"]);
+    bench.over(&["base,key-file=key"]).told(1, &["base: it is public: no key"]);
+    bench.over(&["base,anchor=file:x"]).told(1, &["a packed image has no anchor"]);
+    bench.over(&["base,lower=base"]).told(1, &["lies over no other"]);
+    bench.over(&[&format!("base,root-digest={}", "1".repeat(64))]).told(1, &["root digest is not the one"]);
+    bench.over(&["key"]).told(1, &["key: "]);
     bench.mkfs(&["own", "--size", "8M", "--key-file", "key", "-q"]).succeeded();
-    bench.over(&["own"]).refused(1, &["own: it is no packed image"]);
+    bench.over(&["own"]).told(1, &["own: it is no packed image"]);
     let filled = ["top", "--size", "16M", "--key-file", "key", "--lower", &pinned, "--from", "src"];
     bench.mkfs(&filled).refused(1, &["--lower", "leave --from away"]);
     let over_itself = ["base", "--size", "16M", "--key-file", "key", "--lower", &pinned, "--force"];

@@ -191,7 +191,7 @@ fn what_makes_no_sense_is_refused() {
     bench.debug(&["a", "--key-file", "key", "--root-digest", &zeros, "ls"]).refused(1, &["no root digest", "leave"]);
     assert_eq!(bench.debug(&["a", "--key-file", "key", "--root-digest", "12", "ls"]).code, Some(2));
     bench.pack("p", &["--read-only", "--key-file", "key"]).succeeded();
-    bench.pack("p", &["--read-only", "--key-file", "key"]).refused(1, &["p: it holds a SEFS volume", "--force"]);
+    bench.pack("p", &["--read-only", "--key-file", "key"]).told(1, &["p: it holds a SEFS volume", "--force"]);
     bench.pack("p", &["--read-only", "--key-file", "key", "--force"]).succeeded();
     bench.debug(&["p", "--key-file", "key", "log"]).refused(2, &["no log"]);
     let backend = FileBackend::open(&bench.path("p"), true).unwrap();

@@ -203,10 +203,11 @@ impl State {
         }
     }
 
-    /// If the group's view is at hand: true if all of the range is in use or waiting.
-    pub(super) fn is_taken(&self, run: Extent) -> Option<bool> {
+    /// If the group's view is at hand: the first block of the range that is neither in use nor waiting.
+    pub(super) fn first_free(&self, run: Extent) -> Option<BlockAddr> {
         let (group, start, blocks) = within_group(run);
-        self.views.peek(&group).map(|view| view.bits().first(false, start, blocks).is_none())
+        let free = self.views.peek(&group)?.bits().first(false, start, blocks)?;
+        Some(BlockAddr(group * GROUP_BLOCKS + free))
     }
 
     pub(super) fn discardable(&mut self) -> Vec<Extent> {

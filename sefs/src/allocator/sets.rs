@@ -122,8 +122,8 @@ impl State {
         if let Some(common) = gone.filter_map(|set| set.first_common(run)).next() {
             return Err(twice(common));
         }
-        if self.is_taken(run) == Some(false) {
-            return Err(twice(run.addr));
+        if let Some(free) = self.first_free(run) {
+            return Err(twice(free));
         }
         let set = match interval {
             Interval::Active => &mut self.sets.released,

@@ -477,3 +477,16 @@ fn made_pages_are_all_written() {
         assert!(used[(group * GROUP_BLOCKS + 64 * 100 + 63) as usize], "group {group}");
     }
 }
+
+#[test]
+fn blocks_make_as_few_runs_as_their_order_allows() {
+    let runs = |addrs: &[u64]| -> Vec<(u64, u64)> {
+        Extent::runs(addrs.iter().map(|addr| BlockAddr(*addr))).iter().map(|run| (run.addr.0, run.blocks)).collect()
+    };
+    assert_eq!(runs(&[]), []);
+    assert_eq!(runs(&[5, 6, 7]), [(5, 3)]);
+    assert_eq!(runs(&[5, 6, 8]), [(5, 2), (8, 1)]);
+    assert_eq!(runs(&[7, 6]), [(7, 1), (6, 1)]);
+    assert_eq!(runs(&[5, 5]), [(5, 1), (5, 1)], "twice stays twice");
+    assert_eq!(runs(&[GROUP_BLOCKS - 1, GROUP_BLOCKS, GROUP_BLOCKS + 1]), [(GROUP_BLOCKS - 1, 1), (GROUP_BLOCKS, 2)]);
+}

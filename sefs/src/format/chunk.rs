@@ -236,7 +236,7 @@ impl Patch {
         self.changes.iter().copied()
     }
 
-    /// What the named blocks that are sealed ones are, rising by block.
+    /// The sealed blocks that it names, rising by block.
     pub(crate) fn sealed_blocks(&self) -> impl Iterator<Item = &BlockLoc> {
         self.changes.iter().filter_map(|(_, state)| match state {
             BlockState::Data(loc) => Some(loc),

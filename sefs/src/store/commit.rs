@@ -250,6 +250,7 @@ impl Store {
             *latched = Some(alloc::string::ToString::to_string(&failure));
         }
         drop(latched);
+        // Who is about to wait and is missed here is woken by the commit that it waits for.
         self.commit_done.notify_all();
         failure
     }

@@ -254,3 +254,51 @@ fn chunk_cost(chunk: &ChunkEntry) -> Cost {
         log_bytes: RECORD_HEAD_LEN + chunk.patch.max_len(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::format::{Kind, Proof};
+    use crate::types::{BlockAddr, EpochId, Generation};
+
+    const KEY: Key = Key { object: 7, kind: Kind::Extent, offset: 0 };
+
+    fn data(addr: u64) -> BlockState {
+        let (addr, proof) = (BlockAddr(addr), Proof::from([9; 16]));
+        BlockState::Data(BlockLoc { source: 0, epoch: EpochId(1), addr, birth: Generation(1), nonce: [0; 12], proof })
+    }
+
+    fn layer(reset: bool, blocks: Vec<(u8, Content)>) -> Layer {
+        let mut layer = Layer::default();
+        layer.change_chunk(KEY, reset, blocks, &mut |_| {});
+        layer
+    }
+
+    fn pages(layer: &Layer) -> Vec<u8> {
+        let Some(Entry::Chunk(chunk)) = layer.entry(&KEY) else { panic!("a chunk") };
+        assert_eq!(layer.pages(), chunk.pages.len() as u64);
+        assert_eq!(layer.cost, chunk_cost(chunk));
+        chunk.pages.keys().copied().collect()
+    }
+
+    /// What could not be logged stands under what came since: a page that is newer than a block, or older, is told apart.
+    #[test]
+    fn newer_blocks_and_holes_take_the_place_of_pages() {
+        let page = |block: u8| (block, Content::Page(Page::from([block; 4])));
+        let mut older = layer(false, vec![page(1), page(2), page(3)]);
+        let blocks = vec![(1, Content::State(data(40))), (2, Content::State(BlockState::Absent)), page(5)];
+        older.absorb_unlogged(layer(false, blocks), &mut |loc| panic!("{loc:?} is still named"));
+        assert_eq!(pages(&older), [3, 5]);
+        let Some(Entry::Chunk(chunk)) = older.entry(&KEY) else { panic!("a chunk") };
+        assert!(matches!(chunk.said(1), Said::State(state) if state == data(40)));
+        assert!(matches!(chunk.said(2), Said::State(BlockState::Absent)));
+
+        let mut released = Vec::new();
+        older.absorb_unlogged(layer(true, vec![page(8)]), &mut |loc| released.push(loc.addr));
+        assert_eq!((pages(&older), released), (vec![8], vec![BlockAddr(40)]));
+        let Some(Entry::Chunk(chunk)) = older.entry(&KEY) else { panic!("a chunk") };
+        assert!(matches!(chunk.said(3), Said::State(BlockState::Absent)));
+    }
+}
